@@ -1,0 +1,132 @@
+-- :"schema" stands for the quoted schema name, as in psql.
+--
+-- workflow_events is the log. Every other row of a run is derived from it, in the transaction that
+-- appends the event. Payloads are stored once, on the event that carried them; entities name the
+-- slot of that event.
+--
+-- All times are written truncated to milliseconds: JavaScript reads them so, and a replay must see
+-- the very same value each time. Text that users may put a NUL into is kept as JSON text, where NUL
+-- is an escape that PostgreSQL can store.
+
+CREATE TABLE :"schema".workflow_runs (
+  run_id            text COLLATE "C" PRIMARY KEY,
+  workflow_name     text NOT NULL,
+  deployment_id     text NOT NULL,
+  status            text NOT NULL DEFAULT 'pending',
+  spec_version      integer,
+  execution_context text,
+  error             text,
+  output_slot       integer,
+  -- The queues that serve this run; a sweep wakes only runs of its own.
+  job_prefix        text NOT NULL,
+  -- The last slot at which the sweep woke this run: a run that is parked is woken once.
+  rescued_slot      integer,
+  created_at        timestamptz NOT NULL,
+  updated_at        timestamptz NOT NULL,
+  started_at        timestamptz,
+  completed_at      timestamptz,
+  expired_at        timestamptz,
+  CONSTRAINT run_status CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
+  CONSTRAINT run_started CHECK (status <> 'running' OR started_at IS NOT NULL),
+  CONSTRAINT run_ended CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),
+  CONSTRAINT run_error CHECK ((status = 'failed') = (error IS NOT NULL)),
+  CONSTRAINT run_output CHECK (output_slot IS NULL OR status = 'completed')
+);
+
+CREATE INDEX workflow_runs_status ON :"schema".workflow_runs (status, run_id);
+CREATE INDEX workflow_runs_name ON :"schema".workflow_runs (workflow_name, run_id);
+-- Correlation ids are ULIDs whose time is their run's start: this index finds the run of a step,
+-- hook or wait id, so that the hot tables need no index on those ids alone.
+CREATE INDEX workflow_runs_started ON :"schema".workflow_runs (started_at);
+
+CREATE TABLE :"schema".workflow_events (
+  run_id         text COLLATE "C" NOT NULL,
+  slot           integer NOT NULL,
+  type           text NOT NULL,
+  correlation_id text COLLATE "C",
+  created_at     timestamptz NOT NULL,
+  occurred_at    timestamptz,
+  spec_version   integer,
+  -- hook_received and step_completed that did not come out of a replay: the 412 guard looks for them.
+  external       boolean NOT NULL DEFAULT false,
+  data           text,
+  payload        bytea,
+  PRIMARY KEY (run_id, slot),
+  CONSTRAINT event_slot CHECK (slot > 0)
+);
+
+-- The 412 guard asks for the newest external event of a run.
+CREATE INDEX workflow_events_external ON :"schema".workflow_events (run_id, slot) WHERE external;
+
+CREATE TABLE :"schema".workflow_steps (
+  run_id       text COLLATE "C" NOT NULL,
+  step_id      text COLLATE "C" NOT NULL,
+  step_name    text NOT NULL,
+  status       text NOT NULL DEFAULT 'pending',
+  attempt      integer NOT NULL DEFAULT 0,
+  input_slot   integer NOT NULL,
+  output_slot  integer,
+  error        text,
+  spec_version integer,
+  created_at   timestamptz NOT NULL,
+  updated_at   timestamptz NOT NULL,
+  started_at   timestamptz,
+  completed_at timestamptz,
+  retry_after  timestamptz,
+  PRIMARY KEY (run_id, step_id),
+  CONSTRAINT step_status CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
+  CONSTRAINT step_started CHECK (status <> 'running' OR started_at IS NOT NULL),
+  CONSTRAINT step_ended CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),
+  CONSTRAINT step_output CHECK ((output_slot IS NOT NULL) = (status = 'completed')),
+  CONSTRAINT step_retry CHECK (retry_after IS NULL OR status = 'pending')
+) WITH (fillfactor = 80);
+
+CREATE TABLE :"schema".workflow_hooks (
+  run_id        text COLLATE "C" NOT NULL,
+  hook_id       text COLLATE "C" NOT NULL,
+  -- NULL once disposed: the row stays until its run ends, so that the hook cannot be created twice.
+  token         text COLLATE "C",
+  metadata_slot integer NOT NULL,
+  is_webhook    boolean,
+  spec_version  integer,
+  created_at    timestamptz NOT NULL,
+  disposed_at   timestamptz,
+  PRIMARY KEY (run_id, hook_id),
+  CONSTRAINT hook_token UNIQUE (token),
+  CONSTRAINT hook_disposed CHECK ((token IS NULL) = (disposed_at IS NOT NULL))
+);
+
+CREATE INDEX workflow_hooks_id ON :"schema".workflow_hooks (hook_id);
+
+CREATE TABLE :"schema".workflow_waits (
+  run_id         text COLLATE "C" NOT NULL,
+  correlation_id text COLLATE "C" NOT NULL,
+  status         text NOT NULL DEFAULT 'waiting',
+  resume_at      timestamptz,
+  spec_version   integer,
+  created_at     timestamptz NOT NULL,
+  updated_at     timestamptz NOT NULL,
+  completed_at   timestamptz,
+  PRIMARY KEY (run_id, correlation_id),
+  CONSTRAINT wait_status CHECK (status IN ('waiting', 'completed')),
+  CONSTRAINT wait_ended CHECK ((status = 'completed') = (completed_at IS NOT NULL))
+);
+
+-- No reference to workflow_runs: the SDK's health check writes to streams of runs that never exist.
+CREATE TABLE :"schema".workflow_streams (
+  name       text COLLATE "C" PRIMARY KEY,
+  run_id     text COLLATE "C" NOT NULL,
+  next_index integer NOT NULL DEFAULT 0,
+  closed     boolean NOT NULL DEFAULT false,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 70);
+
+CREATE INDEX workflow_streams_run ON :"schema".workflow_streams (run_id);
+
+CREATE TABLE :"schema".workflow_stream_chunks (
+  name  text COLLATE "C" NOT NULL,
+  index integer NOT NULL,
+  data  bytea NOT NULL,
+  PRIMARY KEY (name, index)
+);

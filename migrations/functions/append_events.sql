@@ -1,0 +1,341 @@
+-- The only writer of the log. Appends a batch of events, each to its run, and moves the entities
+-- that they are about, in one statement and one commit. Calls arrive ordered by run id; calls of
+-- one run keep the order in which they were made.
+--
+-- Every rule of an event is checked under the lock of its run row, so that event order, commit order
+-- and visibility order are the same. What a rule refuses is an outcome, not an exception: one refused
+-- call must not undo the others of its batch.
+--
+-- A call's own row comes last among its rows and carries its outcome:
+--   appended             the event is in the log at `slot`
+--   unchanged            nothing to append: the run runs already, or is a legacy run being cancelled
+--   entity_conflict      exists already, or is in a terminal state
+--   run_not_found, step_not_found, hook_not_found, wait_not_found
+--   run_expired          the run has ended
+--   too_early            the step may start again in `entity` (JSON) seconds
+--   precondition_failed  an external event came after the snapshot of the caller
+--   run_not_supported    the run was made for a newer spec version, named by `entity`
+--   legacy_unsupported   the event cannot be appended to a run of spec version 1
+-- `entity` is the entity after the event. Rows of outcome 'log' are the whole log of a run that
+-- run_started returns. step_started returns the step's input as `payload` and `data`.
+CREATE OR REPLACE FUNCTION :"schema".append_events(
+  run_ids         text[],
+  types           text[],
+  correlation_ids text[],
+  spec_versions   integer[],
+  datas           text[],     -- JSON of the event's data without its payload
+  payloads        bytea[],
+  occurred_ats    bigint[],   -- epoch ms
+  snapshots       bigint[],   -- epoch ms of the newest event that a replay has seen (412 guard)
+  names           text[],     -- workflow name, step name or hook token
+  deployment_ids  text[],
+  details         text[],     -- JSON of the execution context or of the error
+  times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
+  webhooks        boolean[],
+  new_job_prefix  text        -- the queues that serve runs created by this batch
+) RETURNS TABLE (
+  out_call           integer,
+  out_outcome        text,
+  out_slot           integer,
+  out_type           text,
+  out_correlation_id text,
+  out_created_at     bigint,
+  out_occurred_at    bigint,
+  out_spec_version   integer,
+  out_data           text,
+  out_payload        bytea,
+  out_entity         text
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  max_spec_version CONSTANT integer := 3;
+  run       :"schema".workflow_runs;
+  step      :"schema".workflow_steps;
+  hook      :"schema".workflow_hooks;
+  wait      :"schema".workflow_waits;
+  last_slot integer;
+  last_at   timestamptz;
+  at        timestamptz;
+  ended     boolean;
+  external_event boolean;
+BEGIN
+  -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for.
+  IF cardinality(run_ids) > 1 THEN
+    PERFORM FROM :"schema".workflow_runs WHERE run_id = ANY (run_ids) ORDER BY run_id FOR NO KEY UPDATE;
+  END IF;
+
+  FOR i IN 1 .. cardinality(run_ids) LOOP
+    out_call := i - 1;
+    out_slot := NULL;
+    out_type := types[i];
+    out_correlation_id := correlation_ids[i];
+    out_created_at := NULL;
+    out_occurred_at := occurred_ats[i];
+    out_spec_version := spec_versions[i];
+    out_data := NULL;
+    out_payload := NULL;
+    out_entity := NULL;
+
+    IF i = 1 OR run.run_id IS DISTINCT FROM run_ids[i] THEN
+      SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i] FOR NO KEY UPDATE;
+      -- A statement of its own: its snapshot must be newer than the lock.
+      SELECT slot, created_at INTO last_slot, last_at FROM :"schema".workflow_events
+        WHERE run_id = run_ids[i] ORDER BY slot DESC LIMIT 1;
+      last_slot := COALESCE(last_slot, 0);
+    END IF;
+
+    -- Created here, by its own event or by a first delivery that overtook it (resilient start).
+    IF run.run_id IS NULL AND (types[i] = 'run_created' OR (types[i] = 'run_started' AND names[i] IS NOT NULL)) THEN
+      at := date_trunc('milliseconds', clock_timestamp());
+      INSERT INTO :"schema".workflow_runs (run_id, workflow_name, deployment_id, spec_version, execution_context,
+                                           job_prefix, created_at, updated_at)
+        VALUES (run_ids[i], names[i], deployment_ids[i], spec_versions[i], details[i], new_job_prefix, at, at)
+        ON CONFLICT DO NOTHING RETURNING * INTO run;
+      IF run.run_id IS NOT NULL THEN
+        last_slot := 1;
+        last_at := at;
+        INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, data, payload)
+          VALUES (run_ids[i], 1, 'run_created', at, :"schema".from_epoch_ms(occurred_ats[i]), spec_versions[i], datas[i], payloads[i]);
+        IF types[i] = 'run_created' THEN
+          out_outcome := 'appended';
+          out_slot := 1;
+          out_created_at := :"schema".epoch_ms(at);
+          out_entity := :"schema".run_json(run);
+          RETURN NEXT;
+          CONTINUE;
+        END IF;
+      ELSE
+        -- Another caller created it between our look and our insert.
+        SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i] FOR NO KEY UPDATE;
+        SELECT slot, created_at INTO last_slot, last_at FROM :"schema".workflow_events
+          WHERE run_id = run_ids[i] ORDER BY slot DESC LIMIT 1;
+      END IF;
+    END IF;
+
+    IF run.run_id IS NULL THEN
+      out_outcome := CASE WHEN types[i] LIKE 'hook\_%' AND types[i] <> 'hook_created' THEN 'hook_not_found' ELSE 'run_not_found' END;
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    IF types[i] = 'run_created' THEN
+      out_outcome := 'entity_conflict';
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    IF run.spec_version > max_spec_version THEN
+      out_outcome := 'run_not_supported';
+      out_entity := run.spec_version;
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    ended := run.status IN ('completed', 'failed', 'cancelled');
+    external_event := snapshots[i] IS NULL AND types[i] IN ('hook_received', 'step_completed');
+    at := GREATEST(date_trunc('milliseconds', clock_timestamp()), last_at);
+    IF external_event THEN
+      -- Strictly later than all before it, so that the guard's millisecond comparison is exact.
+      at := GREATEST(at, last_at + interval '1 millisecond');
+    END IF;
+
+    IF COALESCE(run.spec_version, 1) <= 1 AND types[i] NOT IN ('wait_completed', 'hook_received') THEN
+      IF types[i] = 'run_cancelled' THEN
+        IF NOT ended THEN
+          UPDATE :"schema".workflow_runs SET status = 'cancelled', completed_at = at, updated_at = at
+            WHERE run_id = run.run_id RETURNING * INTO run;
+          DELETE FROM :"schema".workflow_hooks WHERE run_id = run.run_id;
+          DELETE FROM :"schema".workflow_waits WHERE run_id = run.run_id;
+        END IF;
+        out_outcome := 'unchanged';
+        out_entity := :"schema".run_json(run);
+      ELSE
+        out_outcome := 'legacy_unsupported';
+      END IF;
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    IF last_at > :"schema".from_epoch_ms(snapshots[i]) AND NOT ended AND EXISTS (
+      SELECT FROM (
+        SELECT created_at FROM :"schema".workflow_events
+          WHERE run_id = run.run_id AND external ORDER BY slot DESC LIMIT 1
+      ) newest WHERE created_at > :"schema".from_epoch_ms(snapshots[i])
+    ) THEN
+      out_outcome := 'precondition_failed';
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    out_outcome := 'appended';
+
+    CASE types[i]
+    WHEN 'run_started' THEN
+      IF ended THEN
+        out_outcome := 'run_expired';
+      ELSIF run.status = 'running' THEN
+        out_outcome := 'unchanged';
+      ELSE
+        UPDATE :"schema".workflow_runs SET status = 'running', started_at = at, updated_at = at
+          WHERE run_id = run.run_id RETURNING * INTO run;
+      END IF;
+      out_entity := :"schema".run_json(run);
+
+    WHEN 'run_completed', 'run_failed', 'run_cancelled' THEN
+      IF NOT ended THEN
+        UPDATE :"schema".workflow_runs SET
+            status = CASE types[i] WHEN 'run_completed' THEN 'completed' WHEN 'run_failed' THEN 'failed' ELSE 'cancelled' END,
+            output_slot = CASE WHEN types[i] = 'run_completed' THEN last_slot + 1 END,
+            error = CASE WHEN types[i] = 'run_failed' THEN details[i] END,
+            completed_at = at,
+            updated_at = at
+          WHERE run_id = run.run_id RETURNING * INTO run;
+        -- Tokens are free for other runs from the very commit that ends this one.
+        DELETE FROM :"schema".workflow_hooks WHERE run_id = run.run_id;
+        DELETE FROM :"schema".workflow_waits WHERE run_id = run.run_id;
+      ELSIF types[i] <> 'run_cancelled' OR run.status <> 'cancelled' THEN
+        out_outcome := 'entity_conflict';
+      END IF;
+      out_entity := :"schema".run_json(run);
+
+    WHEN 'step_created' THEN
+      IF ended THEN
+        out_outcome := 'entity_conflict';
+      ELSE
+        INSERT INTO :"schema".workflow_steps (run_id, step_id, step_name, input_slot, spec_version, created_at, updated_at)
+          VALUES (run.run_id, correlation_ids[i], names[i], last_slot + 1, spec_versions[i], at, at)
+          ON CONFLICT DO NOTHING RETURNING * INTO step;
+        IF step.run_id IS NULL THEN
+          out_outcome := 'entity_conflict';
+        ELSE
+          out_entity := :"schema".step_json(step);
+        END IF;
+      END IF;
+
+    WHEN 'step_started' THEN
+      SELECT * INTO step FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i];
+      -- The run's end is told first: a cancel that overtook step_created leaves messages of steps that never were.
+      IF ended AND step.status IS DISTINCT FROM 'running' THEN
+        out_outcome := 'run_expired';
+      ELSIF step.run_id IS NULL THEN
+        out_outcome := 'step_not_found';
+      ELSIF step.status NOT IN ('pending', 'running') THEN
+        out_outcome := 'entity_conflict';
+      ELSIF step.retry_after > at THEN
+        out_outcome := 'too_early';
+        out_entity := ceil(extract(epoch FROM step.retry_after - at));
+      ELSE
+        UPDATE :"schema".workflow_steps SET
+            status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at
+          WHERE run_id = run.run_id AND step_id = correlation_ids[i] RETURNING * INTO step;
+        SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
+          WHERE run_id = run.run_id AND slot = step.input_slot;
+        out_entity := :"schema".step_json(step);
+      END IF;
+
+    -- Allowed when the run has ended: a step that was running then may still report.
+    WHEN 'step_completed', 'step_failed', 'step_retrying' THEN
+      UPDATE :"schema".workflow_steps SET
+          status = CASE types[i] WHEN 'step_completed' THEN 'completed' WHEN 'step_failed' THEN 'failed' ELSE 'pending' END,
+          output_slot = CASE WHEN types[i] = 'step_completed' THEN last_slot + 1 END,
+          error = CASE WHEN types[i] = 'step_completed' THEN error ELSE details[i] END,
+          completed_at = CASE WHEN types[i] <> 'step_retrying' THEN at END,
+          retry_after = CASE WHEN types[i] = 'step_retrying' THEN :"schema".from_epoch_ms(times[i]) END,
+          updated_at = at
+        WHERE run_id = run.run_id AND step_id = correlation_ids[i] AND status IN ('pending', 'running')
+        RETURNING * INTO step;
+      IF step.run_id IS NOT NULL THEN
+        out_entity := :"schema".step_json(step);
+      ELSIF EXISTS (SELECT FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i]) THEN
+        out_outcome := 'entity_conflict';
+      ELSE
+        out_outcome := 'step_not_found';
+      END IF;
+
+    WHEN 'hook_created' THEN
+      IF ended OR EXISTS (SELECT FROM :"schema".workflow_hooks WHERE run_id = run.run_id AND hook_id = correlation_ids[i]) THEN
+        out_outcome := 'entity_conflict';
+      ELSE
+        LOOP
+          INSERT INTO :"schema".workflow_hooks (run_id, hook_id, token, metadata_slot, is_webhook, spec_version, created_at)
+            VALUES (run.run_id, correlation_ids[i], names[i], last_slot + 1, webhooks[i], spec_versions[i], at)
+            ON CONFLICT DO NOTHING RETURNING * INTO hook;
+          IF hook.run_id IS NOT NULL THEN
+            out_entity := :"schema".hook_json(hook);
+            EXIT;
+          END IF;
+          SELECT * INTO hook FROM :"schema".workflow_hooks WHERE token = names[i];
+          -- Not found: its owner let go of the token between the two statements, so try again.
+          IF hook.run_id IS NOT NULL THEN
+            out_type := 'hook_conflict';
+            out_data := json_build_object('token', names[i], 'conflictingRunId', hook.run_id);
+            EXIT;
+          END IF;
+        END LOOP;
+      END IF;
+
+    WHEN 'hook_received' THEN
+      SELECT * INTO hook FROM :"schema".workflow_hooks
+        WHERE run_id = run.run_id AND hook_id = correlation_ids[i] AND disposed_at IS NULL;
+      IF hook.run_id IS NULL THEN
+        out_outcome := 'hook_not_found';
+      ELSE
+        out_entity := :"schema".hook_json(hook);
+      END IF;
+
+    WHEN 'hook_disposed' THEN
+      UPDATE :"schema".workflow_hooks SET token = NULL, disposed_at = at
+        WHERE run_id = run.run_id AND hook_id = correlation_ids[i] AND disposed_at IS NULL RETURNING * INTO hook;
+      IF hook.run_id IS NULL THEN
+        out_outcome := 'hook_not_found';
+      END IF;
+
+    WHEN 'wait_created' THEN
+      IF ended THEN
+        out_outcome := 'entity_conflict';
+      ELSE
+        INSERT INTO :"schema".workflow_waits (run_id, correlation_id, resume_at, spec_version, created_at, updated_at)
+          VALUES (run.run_id, correlation_ids[i], :"schema".from_epoch_ms(times[i]), spec_versions[i], at, at)
+          ON CONFLICT DO NOTHING RETURNING * INTO wait;
+        IF wait.run_id IS NULL THEN
+          out_outcome := 'entity_conflict';
+        ELSE
+          out_entity := :"schema".wait_json(wait);
+        END IF;
+      END IF;
+
+    WHEN 'wait_completed' THEN
+      UPDATE :"schema".workflow_waits SET status = 'completed', completed_at = at, updated_at = at
+        WHERE run_id = run.run_id AND correlation_id = correlation_ids[i] AND status = 'waiting' RETURNING * INTO wait;
+      IF wait.run_id IS NOT NULL THEN
+        out_entity := :"schema".wait_json(wait);
+      ELSIF ended OR EXISTS (SELECT FROM :"schema".workflow_waits WHERE run_id = run.run_id AND correlation_id = correlation_ids[i]) THEN
+        out_outcome := 'entity_conflict';
+      ELSE
+        out_outcome := 'wait_not_found';
+      END IF;
+    END CASE;
+
+    IF out_outcome = 'appended' THEN
+      last_slot := last_slot + 1;
+      last_at := at;
+      out_slot := last_slot;
+      out_created_at := :"schema".epoch_ms(at);
+      INSERT INTO :"schema".workflow_events (run_id, slot, type, correlation_id, created_at, occurred_at, spec_version,
+                                             external, data, payload)
+        VALUES (run.run_id, last_slot, out_type, correlation_ids[i], at, :"schema".from_epoch_ms(occurred_ats[i]),
+                spec_versions[i], external_event,
+                CASE WHEN out_type = 'hook_conflict' THEN out_data WHEN types[i] <> 'run_started' THEN datas[i] END,
+                CASE WHEN out_type NOT IN ('hook_conflict', 'run_started') THEN payloads[i] END);
+    END IF;
+
+    -- The log comes with the first answer of a delivery, so that a replay needs no second read.
+    IF types[i] = 'run_started' AND out_outcome IN ('appended', 'unchanged') THEN
+      RETURN QUERY SELECT i - 1, 'log', slot, type, correlation_id, :"schema".epoch_ms(created_at),
+          :"schema".epoch_ms(occurred_at), spec_version, data, payload, NULL::text
+        FROM :"schema".workflow_events WHERE run_id = run.run_id ORDER BY slot;
+    END IF;
+    RETURN NEXT;
+  END LOOP;
+END
+$$;

@@ -1,0 +1,379 @@
+//! Configuration: option > environment > default, in one place.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use url::Url;
+
+use crate::auth::{Tokens, check_production};
+use crate::error::{Error, Result};
+
+pub const DEFAULT_URL: &str = "postgres://world:world@localhost:5432/world";
+pub const DEFAULT_SCHEMA: &str = "workflow_world";
+/// Never `pgboss`: the official package drops a schema of that name when it starts.
+pub const DEFAULT_QUEUE_SCHEMA: &str = "workflow_pgboss";
+pub const DEFAULT_JOB_PREFIX: &str = "workflow_";
+pub const DEFAULT_CONCURRENCY: u32 = 10;
+pub const DEFAULT_POOL_SIZE: u32 = 10;
+pub const DEFAULT_APP_PORT: u16 = 3000;
+
+/// What the caller of `createWorld()` or of a queue factory passed. Absent means: see the environment.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    pub connection_string: Option<String>,
+    pub listen_connection_string: Option<String>,
+    pub security_token: Option<String>,
+    pub schema: Option<String>,
+    pub queue_schema: Option<String>,
+    pub max_pool_size: Option<f64>,
+    pub statement_cache: Option<bool>,
+    pub job_prefix: Option<String>,
+    pub queue_concurrency: Option<f64>,
+    pub keep_completed: Option<bool>,
+    pub base_url: Option<String>,
+    pub port: Option<f64>,
+    pub namespace: Option<String>,
+}
+
+/// A snapshot of `process.env`, taken on the JavaScript thread.
+pub type Environment = HashMap<String, String>;
+
+#[derive(Clone)]
+pub struct Config {
+    pub database: DatabaseConfig,
+    pub queue: QueueConfig,
+    pub tokens: Tokens,
+    pub target: Target,
+    /// `NODE_ENV=production`.
+    pub production: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DatabaseConfig {
+    pub url: String,
+    /// Where LISTEN goes when `url` is a transaction pooler.
+    pub listen_url: Option<String>,
+    pub schema: String,
+    pub queue_schema: String,
+    pub max_pool_size: u32,
+    /// Off for poolers that do not know prepared statements.
+    pub statement_cache: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QueueConfig {
+    pub job_prefix: String,
+    /// Deliveries at the same time, for flows and for steps each.
+    pub concurrency: u32,
+    pub keep_completed: bool,
+    /// Part of the queue names that deliveries carry: `__<namespace>_wkf_step_…`.
+    pub namespace: Option<String>,
+}
+
+/// The base URL that deliveries are posted to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub base_url: String,
+}
+
+impl Config {
+    pub fn resolve(options: &Options, environment: &Environment) -> Result<Self> {
+        let env = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+
+        let url = options
+            .connection_string
+            .as_deref()
+            .or_else(|| env("WORKFLOW_POSTGRES_URL"))
+            .or_else(|| env("DATABASE_URL"))
+            .unwrap_or(DEFAULT_URL);
+        check_database_url("WORKFLOW_POSTGRES_URL (or connectionString)", url)?;
+        let listen_url =
+            options.listen_connection_string.as_deref().or_else(|| env("WORKFLOW_POSTGRES_LISTEN_URL"));
+        if let Some(listen_url) = listen_url {
+            check_database_url("WORKFLOW_POSTGRES_LISTEN_URL (or listenConnectionString)", listen_url)?;
+        }
+
+        let tokens = Tokens::parse(
+            options.security_token.as_deref().or_else(|| env("WORKFLOW_POSTGRES_SECURITY_TOKEN")),
+        )?;
+        let namespace = options.namespace.as_deref().or_else(|| env("WORKFLOW_QUEUE_NAMESPACE"));
+        if let Some(namespace) = namespace
+            && !(namespace.starts_with(|c: char| c.is_ascii_lowercase())
+                && namespace.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+        {
+            return Err(Error::Configuration(format!(
+                "WORKFLOW_QUEUE_NAMESPACE (or namespace) must be lowercase letters and digits, starting with a letter, not {namespace:?}"
+            )));
+        }
+
+        Ok(Self {
+            database: DatabaseConfig {
+                url: url.to_owned(),
+                listen_url: listen_url.map(str::to_owned),
+                schema: identifier(
+                    "WORKFLOW_POSTGRES_SCHEMA (or schema)",
+                    options
+                        .schema
+                        .as_deref()
+                        .or_else(|| env("WORKFLOW_POSTGRES_SCHEMA"))
+                        .unwrap_or(DEFAULT_SCHEMA),
+                )?,
+                queue_schema: identifier(
+                    "WORKFLOW_POSTGRES_QUEUE_SCHEMA (or queueSchema)",
+                    options
+                        .queue_schema
+                        .as_deref()
+                        .or_else(|| env("WORKFLOW_POSTGRES_QUEUE_SCHEMA"))
+                        .unwrap_or(DEFAULT_QUEUE_SCHEMA),
+                )?,
+                max_pool_size: number(
+                    "WORKFLOW_POSTGRES_MAX_POOL_SIZE (or maxPoolSize)",
+                    options.max_pool_size,
+                    env("WORKFLOW_POSTGRES_MAX_POOL_SIZE"),
+                    DEFAULT_POOL_SIZE,
+                    1..=1000,
+                )?,
+                statement_cache: match (options.statement_cache, env("WORKFLOW_POSTGRES_STATEMENT_CACHE")) {
+                    (Some(on), _) => on,
+                    (None, None | Some("true" | "1")) => true,
+                    (None, Some("false" | "0")) => false,
+                    (None, Some(other)) => {
+                        return Err(Error::Configuration(format!(
+                            "WORKFLOW_POSTGRES_STATEMENT_CACHE must be \"true\" or \"false\", not {other:?}"
+                        )));
+                    }
+                },
+            },
+            queue: QueueConfig {
+                job_prefix: job_prefix(
+                    options
+                        .job_prefix
+                        .as_deref()
+                        .or_else(|| env("WORKFLOW_POSTGRES_JOB_PREFIX"))
+                        .unwrap_or(DEFAULT_JOB_PREFIX),
+                )?,
+                concurrency: number(
+                    "WORKFLOW_POSTGRES_WORKER_CONCURRENCY (or queueConcurrency)",
+                    options.queue_concurrency,
+                    env("WORKFLOW_POSTGRES_WORKER_CONCURRENCY"),
+                    DEFAULT_CONCURRENCY,
+                    1..=1000,
+                )?,
+                keep_completed: options.keep_completed.unwrap_or(false),
+                namespace: namespace.map(str::to_owned),
+            },
+            tokens,
+            target: target(options, &env)?,
+            production: env("NODE_ENV") == Some("production"),
+        })
+    }
+
+    /// What must hold before anything is executed.
+    pub fn check_start(&self) -> Result<()> {
+        check_production(&self.tokens, self.production)
+    }
+}
+
+fn target<'a>(options: &Options, env: &impl Fn(&str) -> Option<&'a str>) -> Result<Target> {
+    let name = "WORKFLOW_POSTGRES_APP_URL (or baseUrl)";
+    let explicit = options.base_url.as_deref().filter(|url| !url.is_empty());
+    let base_url = match (explicit, options.port) {
+        (Some(url), _) => url.to_owned(),
+        (None, Some(port)) => local_url(port_number("port", port)?),
+        (None, None) => match env("WORKFLOW_POSTGRES_APP_URL") {
+            Some(url) => url.to_owned(),
+            None => {
+                let port = number(
+                    "WORKFLOW_POSTGRES_APP_PORT",
+                    None,
+                    env("WORKFLOW_POSTGRES_APP_PORT").or_else(|| env("PORT")),
+                    u32::from(DEFAULT_APP_PORT),
+                    1..=65535,
+                )?;
+                local_url(port)
+            }
+        },
+    };
+    let parsed = Url::parse(&base_url)
+        .map_err(|error| Error::Configuration(format!("{name} is not a URL: {error}")))?;
+    if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
+        return Err(Error::Configuration(format!(
+            "{name} must be an http:// or https:// URL with a host, such as http://localhost:3000"
+        )));
+    }
+    Ok(Target { base_url: base_url.trim_end_matches('/').to_owned() })
+}
+
+fn local_url(port: u32) -> String {
+    format!("http://localhost:{port}")
+}
+
+fn port_number(name: &str, port: f64) -> Result<u32> {
+    number(name, Some(port), None, 0, 1..=65535)
+}
+
+fn number(
+    name: &str,
+    option: Option<f64>,
+    env: Option<&str>,
+    default: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32> {
+    let given = match (option, env) {
+        (Some(number), _) => number.to_string(),
+        (None, Some(text)) => text.trim().to_owned(),
+        (None, None) => return Ok(default),
+    };
+    given.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
+        Error::Configuration(format!(
+            "{name} must be a whole number from {} to {}, not {given:?}",
+            range.start(),
+            range.end()
+        ))
+    })
+}
+
+/// A name that is safe as a quoted identifier everywhere, and that needs no quotes in psql.
+fn identifier(name: &str, value: &str) -> Result<String> {
+    let valid = value.len() <= 48
+        && value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && value.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && !value.starts_with("pg_");
+    if !valid {
+        return Err(Error::Configuration(format!(
+            "{name} must be 1 to 48 lowercase letters, digits and underscores, not starting with a digit or \"pg_\", not {value:?}"
+        )));
+    }
+    if matches!(value, "pgboss" | "public" | "workflow" | "information_schema") {
+        return Err(Error::Configuration(format!(
+            "{name} cannot be {value:?}: other programs keep their tables there (the official package even drops a schema named pgboss)"
+        )));
+    }
+    Ok(value.to_owned())
+}
+
+fn job_prefix(value: &str) -> Result<String> {
+    let valid = value.len() <= 64
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/'));
+    if !valid {
+        return Err(Error::Configuration(format!(
+            "WORKFLOW_POSTGRES_JOB_PREFIX (or jobPrefix) must be at most 64 letters, digits and the characters _ - . /, not {value:?}"
+        )));
+    }
+    Ok(value.to_owned())
+}
+
+/// Never echoes the URL: it holds a password.
+fn check_database_url(name: &str, url: &str) -> Result<()> {
+    let valid = Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "postgres" | "postgresql"));
+    if valid {
+        return Ok(());
+    }
+    Err(Error::Configuration(format!(
+        "{name} is not a PostgreSQL URL such as postgres://user:password@host:5432/database (percent-encode special characters in the password)"
+    )))
+}
+
+/// A connection string without its password, for messages.
+pub fn redact(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(mut url) => {
+            if url.password().is_some() {
+                // Cannot fail: only URLs without a host refuse a password, and those have none.
+                let _ = url.set_password(Some("***"));
+            }
+            if url.query().is_some_and(|query| query.contains("password")) {
+                url.set_query(None);
+            }
+            url.to_string()
+        }
+        Err(_) => "(not a URL)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(options: Options, env: &[(&str, &str)]) -> Result<Config> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::resolve(&options, &env)
+    }
+
+    fn message(result: Result<Config>) -> String {
+        result.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_option_beats_the_environment_and_that_the_default() {
+        let env = [("WORKFLOW_POSTGRES_URL", "postgres://env/db"), ("DATABASE_URL", "postgres://other/db")];
+        let option = Options { connection_string: Some("postgres://option/db".into()), ..Options::default() };
+        assert_eq!(resolve(option, &env).unwrap().database.url, "postgres://option/db");
+        assert_eq!(resolve(Options::default(), &env).unwrap().database.url, "postgres://env/db");
+        assert_eq!(resolve(Options::default(), &env[1..]).unwrap().database.url, "postgres://other/db");
+        let default = resolve(Options::default(), &[]).unwrap();
+        assert_eq!(default.database.url, DEFAULT_URL);
+        assert_eq!(default.queue.job_prefix, "workflow_");
+        assert_eq!(default.queue.concurrency, 10);
+        assert_eq!(default.target.base_url, "http://localhost:3000");
+    }
+
+    #[test]
+    fn the_target_is_the_url_or_a_local_port() {
+        let of = |options, env: &[(&str, &str)]| resolve(options, env).unwrap().target.base_url;
+        assert_eq!(
+            of(Options::default(), &[("WORKFLOW_POSTGRES_APP_URL", "https://app/base/")]),
+            "https://app/base"
+        );
+        assert_eq!(
+            of(Options::default(), &[("WORKFLOW_POSTGRES_APP_PORT", "4000")]),
+            "http://localhost:4000"
+        );
+        assert_eq!(of(Options::default(), &[("PORT", "5000")]), "http://localhost:5000");
+        let port = Options { port: Some(6000.0), ..Options::default() };
+        assert_eq!(of(port, &[("WORKFLOW_POSTGRES_APP_URL", "https://app")]), "http://localhost:6000");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_and_nothing_secret_is_echoed() {
+        assert!(
+            message(resolve(Options::default(), &[("WORKFLOW_POSTGRES_WORKER_CONCURRENCY", "many")]))
+                .contains("WORKFLOW_POSTGRES_WORKER_CONCURRENCY")
+        );
+        let wrong =
+            message(resolve(Options::default(), &[("WORKFLOW_POSTGRES_URL", "mysql://u:hunter2@h/db")]));
+        assert!(wrong.contains("WORKFLOW_POSTGRES_URL") && !wrong.contains("hunter2"));
+    }
+
+    #[test]
+    fn hostile_schema_names_and_prefixes_are_refused() {
+        for schema in [
+            "",
+            "a\"; DROP SCHEMA public",
+            "Upper",
+            "1abc",
+            "pg_x",
+            "pgboss",
+            "public",
+            "workflow",
+            "a b",
+            &"a".repeat(49),
+        ] {
+            let options = Options { schema: Some(schema.to_owned()), ..Options::default() };
+            assert!(resolve(options, &[]).is_err(), "{schema:?}");
+        }
+        for prefix in ["a'b", "a b", "a\0", "ä", &"a".repeat(65)] {
+            let options = Options { job_prefix: Some(prefix.to_owned()), ..Options::default() };
+            assert!(resolve(options, &[]).is_err(), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_redacted_url_holds_no_password() {
+        assert_eq!(redact("postgres://u:p%40ss@h:1/db"), "postgres://u:***@h:1/db");
+        assert!(!redact("postgres://u@h/db?password=hunter2").contains("hunter2"));
+    }
+}

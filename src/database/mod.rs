@@ -1,0 +1,117 @@
+//! The connection to PostgreSQL: the pool, the rendering of SQL files, LISTEN, migrations.
+
+pub mod migrations;
+pub mod notifications;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use crate::config::DatabaseConfig;
+use crate::error::{Error, Result};
+use notifications::{Channels, Notifications};
+
+/// How long a call waits for a connection before it is told 503; the SDK then hands its work back.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that rested longer is asked whether it still lives: a restarted server or a
+/// firewall may have cut it, and a statement sent into the void must not fail its caller.
+const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const APPLICATION_NAME: &str = "workflow-world-postgres";
+
+pub struct Database {
+    pub config: DatabaseConfig,
+    pool: PgPool,
+    pub notifications: Notifications,
+}
+
+/// A statement of a file under `sql/`, rendered for one database: the `:"schema"` and
+/// `:"queue_schema"` of psql stand for the quoted names.
+#[derive(Clone)]
+pub struct Statement(Arc<str>);
+
+pub type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+impl Database {
+    /// Opens nothing: the first statement connects.
+    pub fn new(config: DatabaseConfig) -> Result<Self> {
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_pool_size)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(IDLE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(
+                    async move { Ok(meta.idle_for < CHECK_AFTER_IDLE || connection.ping().await.is_ok()) },
+                )
+            })
+            .connect_lazy_with(connect_options(&config, &config.url)?);
+        let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
+        let notifications = Notifications::new(
+            connect_options(&config, listen_url)?,
+            Channels::of(&config.schema, &config.queue_schema),
+        );
+        Ok(Self { config, pool, notifications })
+    }
+
+    pub fn render(&self, sql: &str) -> Statement {
+        Statement(render(&self.config, sql).into())
+    }
+
+    pub fn query(&self, statement: &Statement) -> Query {
+        sqlx::query(AssertSqlSafe(Arc::clone(&statement.0))).persistent(self.config.statement_cache)
+    }
+
+    /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
+    pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
+        match self.pool.fetch_all(query()).await {
+            Err(error) if is_disconnect(&error) => Ok(self.pool.fetch_all(query()).await?),
+            other => Ok(other?),
+        }
+    }
+
+    /// A write, or anything that must not run twice. Never repeated: its commit may have happened.
+    pub async fn fetch_all_once(&self, query: Query) -> Result<Vec<PgRow>> {
+        Ok(self.pool.fetch_all(query).await?)
+    }
+
+    pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
+        Ok(self.pool.execute(query).await?)
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub async fn close(&self) {
+        self.notifications.close().await;
+        self.pool.close().await;
+    }
+}
+
+fn is_disconnect(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_))
+        || error
+            .as_database_error()
+            .and_then(|refusal| refusal.code())
+            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+}
+
+fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url)
+        // The message of a parse error could quote the URL, which holds a password.
+        .map_err(|_| {
+            Error::Configuration("The PostgreSQL connection string could not be understood".to_owned())
+        })?
+        .application_name(APPLICATION_NAME);
+    Ok(if config.statement_cache { options } else { options.statement_cache_capacity(0) })
+}
+
+/// Both names are validated identifiers without quotes (`config::identifier`).
+fn render(config: &DatabaseConfig, sql: &str) -> String {
+    sql.replace(":\"schema\"", &format!("\"{}\"", config.schema))
+        .replace(":\"queue_schema\"", &format!("\"{}\"", config.queue_schema))
+}

@@ -1,0 +1,121 @@
+//! The one error of the core. Each variant's doc names the JavaScript class that it becomes in
+//! `lib/errors.js`; the SDK recognises those by name.
+
+use serde_json::{Value, json};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `WorkflowRunNotFoundError`, status 404.
+    #[error("Workflow run \"{run_id}\" not found")]
+    RunNotFound { run_id: String },
+    /// `HookNotFoundError`, status 404. `token` is the token or hook id that was asked for.
+    #[error("Hook not found")]
+    HookNotFound { token: String },
+    /// `EntityConflictError`, status 409: it exists already or has reached a terminal state.
+    #[error("{0}")]
+    EntityConflict(String),
+    /// `RunExpiredError`, status 410: the run has ended.
+    #[error("{0}")]
+    RunExpired(String),
+    /// `TooEarlyError`, status 425.
+    #[error("Cannot start step \"{step_id}\": its retry time is {retry_after_seconds} s away")]
+    TooEarly { step_id: String, retry_after_seconds: u64 },
+    /// `PreconditionFailedError`, status 412: the caller's snapshot of the log is stale.
+    #[error("An event was recorded after the snapshot that this {event_type} was made from")]
+    PreconditionFailed { event_type: String },
+    /// `RunNotSupportedError`: the run was made for a newer spec version than this World's.
+    #[error("Run requires spec version {run}, but this World supports up to {world}")]
+    RunNotSupported { run: i64, world: i64 },
+    /// `WorkflowWorldError`, status 404: a step, wait or event that does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// `WorkflowWorldError`, status 400: the caller's input is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// `WorkflowWorldError`, status 500, code `CONFIGURATION`: a setting is wrong or missing.
+    #[error("{0}")]
+    Configuration(String),
+    /// `WorkflowWorldError`, status 500, code `NOT_SET_UP`: the database lacks our tables, or has others.
+    #[error("{0}")]
+    NotSetUp(String),
+    /// `WorkflowWorldError`, status 503, code `TRANSPORT`: no connection; the call may be repeated.
+    #[error("PostgreSQL is not reachable: {0}")]
+    Unavailable(String),
+    /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
+    #[error("PostgreSQL refused a statement: {0}")]
+    Database(String),
+    /// `WorkflowWorldError`, status 500, code `CLOSED`: the World was closed.
+    #[error("This World is closed; create a new one with createWorld()")]
+    Closed,
+}
+
+/// The newest spec version that this World can store and replay.
+pub const SPEC_VERSION: i64 = 3;
+
+impl Error {
+    /// What `lib/errors.js` needs to build the JavaScript error.
+    pub fn to_json(&self) -> Value {
+        let mut json = match self {
+            Self::RunNotFound { run_id } => {
+                json!({"name": "WorkflowRunNotFoundError", "status": 404, "runId": run_id})
+            }
+            Self::HookNotFound { token } => {
+                json!({"name": "HookNotFoundError", "status": 404, "token": token})
+            }
+            Self::EntityConflict(_) => json!({"name": "EntityConflictError", "status": 409}),
+            Self::RunExpired(_) => json!({"name": "RunExpiredError", "status": 410}),
+            Self::TooEarly { retry_after_seconds, .. } => {
+                json!({"name": "TooEarlyError", "status": 425, "retryAfter": retry_after_seconds})
+            }
+            Self::PreconditionFailed { .. } => json!({"name": "PreconditionFailedError", "status": 412}),
+            Self::RunNotSupported { run, world } => {
+                json!({"name": "RunNotSupportedError", "runSpecVersion": run, "worldSpecVersion": world})
+            }
+            Self::NotFound(_) => json!({"name": "WorkflowWorldError", "status": 404}),
+            Self::Invalid(_) => json!({"name": "WorkflowWorldError", "status": 400}),
+            Self::Configuration(_) => {
+                json!({"name": "WorkflowWorldError", "status": 500, "code": "CONFIGURATION"})
+            }
+            Self::NotSetUp(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "NOT_SET_UP"}),
+            // The SDK hands work back to the queue only for a status of 500 and more.
+            Self::Unavailable(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"}),
+            Self::Database(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "DATABASE"}),
+            Self::Closed => json!({"name": "WorkflowWorldError", "status": 500, "code": "CLOSED"}),
+        };
+        json["message"] = Value::String(self.to_string());
+        json
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match &error {
+            E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::WorkerCrashed => {
+                Self::Unavailable(error.to_string())
+            }
+            E::PoolClosed => Self::Closed,
+            E::Database(refusal) => match refusal.code().as_deref() {
+                // Classes 08 (connection), 53 (resources), 57 (operator intervention: shutdown, terminated backend).
+                Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
+                    Self::Unavailable(refusal.message().to_owned())
+                }
+                Some("42P01" | "3F000" | "42883") => Self::NotSetUp(not_set_up(refusal.message())),
+                // A deadlock or a serialisation failure: nothing was written, the call may be repeated.
+                Some("40P01" | "40001" | "55P03") => Self::Unavailable(refusal.message().to_owned()),
+                code => Self::Database(format!("{} ({})", refusal.message(), code.unwrap_or("no code"))),
+            },
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}
+
+/// The message for a database without our tables; it names the command that mends it.
+pub fn not_set_up(what: &str) -> String {
+    format!(
+        "The database is not set up for @workflow/world-postgres ({what}). Run `npx workflow-postgres-setup` \
+         with the same WORKFLOW_POSTGRES_URL, then start again."
+    )
+}
