@@ -3,7 +3,7 @@
 //! Dependencies point downwards: `node` → {`queue`, `storage`, `streams`, `proxy`} → `database` →
 //! {`config`, `error`}. Only `node` knows napi; without that feature the core is an ordinary library.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

@@ -1,0 +1,146 @@
+/**
+ * A PostgreSQL World for durable JavaScript workflows (npm `workflow` 4.8).
+ *
+ * Errors: every method rejects with the SDK's errors, recognised by `name` (`EntityConflictError`,
+ * `RunExpiredError`, `HookNotFoundError`, …), each with a numeric `status`. A database that cannot be
+ * reached is a `WorkflowWorldError` with `status` 503; a wrong argument is one with 400; a wrong
+ * setting is one with `code` `CONFIGURATION`; a database without our tables is one with `code`
+ * `NOT_SET_UP`, whose message names the command to run.
+ */
+import type { World } from '@workflow/world';
+
+/** Every option falls back to its environment variable, then to its default. */
+export interface PostgresWorldConfig {
+  /**
+   * PostgreSQL URL. Environment: `WORKFLOW_POSTGRES_URL`, `DATABASE_URL`.
+   * Default: `postgres://world:world@localhost:5432/world`.
+   */
+  connectionString?: string;
+  /**
+   * URL of a direct connection for LISTEN, where `connectionString` is a transaction pooler.
+   * Environment: `WORKFLOW_POSTGRES_LISTEN_URL`.
+   */
+  listenConnectionString?: string;
+  /**
+   * Authenticates deliveries. Several tokens, separated by commas, are all accepted and the first is
+   * sent, so that tokens can be rotated. Environment: `WORKFLOW_POSTGRES_SECURITY_TOKEN`. Default:
+   * `secret`, which production (`NODE_ENV=production`) refuses.
+   */
+  securityToken?: string;
+  /** Makes the queue driver. Default: `() => createPgBossHttpProxyQueue()`. */
+  queueFactory?: () => QueueDriver;
+  /** Schema of the workflow tables. Environment: `WORKFLOW_POSTGRES_SCHEMA`. Default: `workflow_world`. */
+  schema?: string;
+  /** Schema of the pg-boss tables. Environment: `WORKFLOW_POSTGRES_QUEUE_SCHEMA`. Default: `workflow_pgboss`. */
+  queueSchema?: string;
+  /** Connections at most. Environment: `WORKFLOW_POSTGRES_MAX_POOL_SIZE`. Default: 10. */
+  maxPoolSize?: number;
+  /**
+   * Whether statements are prepared once per connection. Off for poolers that do not know prepared
+   * statements. Environment: `WORKFLOW_POSTGRES_STATEMENT_CACHE`. Default: true.
+   */
+  statementCache?: boolean;
+  /** Prefix of the queue names. Environment: `WORKFLOW_POSTGRES_JOB_PREFIX`. Default: `workflow_`. */
+  jobPrefix?: string;
+  /**
+   * Deliveries at the same time, for workflows and for steps each, so that long steps never hold up
+   * replays. Environment: `WORKFLOW_POSTGRES_WORKER_CONCURRENCY`. Default: 10.
+   */
+  queueConcurrency?: number;
+  /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. SDK default: 10. */
+  streamFlushIntervalMs?: number;
+  /** Part of the SDK's queue names. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none. */
+  namespace?: string;
+}
+
+/** The World of the SDK, with both ends of its life. */
+export interface PostgresWorld extends World {
+  /**
+   * Checks the configuration and the database, starts the workers, and makes this World the one that
+   * the SDK uses where `WORKFLOW_TARGET_WORLD` names this package or is not set. Keeps the process
+   * alive until `close()`. Any further call returns the first one's promise.
+   */
+  start(): Promise<void>;
+  /**
+   * Stops claiming, lets running deliveries finish for up to 10 seconds, hands the rest back to the
+   * queue and closes all connections. Idempotent; the World cannot be used afterwards.
+   */
+  close(): Promise<void>;
+}
+
+/** Creates a World. Does no I/O; settings are read and connections opened on first use. */
+export function createWorld(options?: PostgresWorldConfig): PostgresWorld;
+
+/**
+ * One message for a workflow or a step. `JSON.stringify` turns `data` into a base64 string; the
+ * proxies and drivers of this package take it in both forms.
+ */
+export interface MessageData {
+  /** The queue's name without its prefix: the name of the workflow or step. */
+  id: string;
+  /** A second message of the same key must be dropped while the first is waiting or being executed. */
+  idempotencyKey?: string;
+  /** `__wkf_workflow_<id>` or `__wkf_step_<id>`. */
+  queueName: string;
+  /** The JSON body of the delivery. */
+  data: Uint8Array | string;
+  /** `msg_` and a ULID. */
+  messageId: string;
+  /** From 1; counts failed deliveries. */
+  attempt: number;
+  /** Sent with the delivery, such as `traceparent`. */
+  headers?: Record<string, string>;
+  /** Deliver no earlier than this. */
+  delaySeconds?: number;
+}
+
+/** A queue. Delivers each message to a {@link WkfProxy}, at least once, until it answers 2xx. */
+export interface QueueDriver {
+  /** Resolves when the message is stored; may tell the id under which it is known. */
+  pushStep(message: MessageData): Promise<string | undefined | void>;
+  pushFlow(message: MessageData): Promise<string | undefined | void>;
+  /** Starts the workers. Called by `world.start()`. */
+  start(): Promise<void>;
+  /** Stops the workers. Called by `world.close()`. */
+  close?(): Promise<void>;
+}
+
+/** Executes messages. A 2xx with `{"timeoutSeconds": n}` asks for the same message again after n seconds. */
+export interface WkfProxy {
+  proxyWorkflow(message: MessageData): Promise<Response>;
+  proxyStep(message: MessageData): Promise<Response>;
+}
+
+/** Whatever is not given is taken from the World that the driver is made for, then from the environment. */
+export interface PgBossHttpProxyQueueOptions {
+  connectionString?: string;
+  securityToken?: string;
+  /** Schema of the workflow tables. */
+  schema?: string;
+  /** Schema of the pg-boss tables. */
+  queueSchema?: string;
+  jobPrefix?: string;
+  queueConcurrency?: number;
+  /** Keeps finished jobs, for a dashboard. Default: false, they are deleted. */
+  keepCompleted?: boolean;
+  /** Port of the app on this machine, if no `baseUrl` is given. Environment: `WORKFLOW_POSTGRES_APP_PORT`, `PORT`. Default: 3000. */
+  port?: number;
+  /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
+  baseUrl?: string;
+  namespace?: string;
+}
+
+/** The default driver: jobs in pg-boss's tables, delivered to the app over HTTP. Workers start with `start()`. */
+export function createPgBossHttpProxyQueue(options?: PgBossHttpProxyQueueOptions): QueueDriver;
+
+export interface HttpProxyOptions {
+  /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
+  baseUrl?: string;
+  /** Port of the app on this machine, if no `baseUrl` is given. */
+  port?: number;
+  /** The token that the app was given. */
+  securityToken: string;
+}
+
+/** Executes messages by HTTP: for a queue of your own. No deadline: a step may run for hours. */
+export function createHttpProxy(options: HttpProxyOptions): WkfProxy;

@@ -1,0 +1,3 @@
+export { createPgBossHttpProxyQueue } from './lib/pgboss.js';
+export { createHttpProxy } from './lib/proxies.js';
+export { createWorld } from './lib/world.js';

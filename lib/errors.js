@@ -1,0 +1,59 @@
+/**
+ * The SDK recognises errors by `name` alone, so these need not be instances of its classes, of which
+ * a process may hold several copies.
+ * @param {{ name: string, message: string } & Record<string, unknown>} description
+ * @param {unknown} [cause]
+ * @returns {Error}
+ */
+export function worldError({ name, message, ...fields }, cause) {
+  const error = new Error(message, cause === undefined ? undefined : { cause });
+  Object.defineProperty(error, 'name', { value: name, configurable: true, writable: true });
+  return Object.assign(error, fields);
+}
+
+/**
+ * The caller's input is wrong.
+ * @param {string} message
+ */
+export function invalid(message) {
+  return worldError({ name: 'WorkflowWorldError', status: 400, message });
+}
+
+/**
+ * Rethrows what the core reports, as the SDK's error.
+ * @template T
+ * @param {Promise<T>} promise
+ * @returns {Promise<T>}
+ */
+export async function call(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    throw fromCore(error);
+  }
+}
+
+/**
+ * The same for calls that answer at once.
+ * @template T
+ * @param {() => T} operation
+ * @returns {T}
+ */
+export function callSync(operation) {
+  try {
+    return operation();
+  } catch (error) {
+    throw fromCore(error);
+  }
+}
+
+/** @param {unknown} error */
+function fromCore(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!text.startsWith('{')) return error;
+  try {
+    return worldError(JSON.parse(text));
+  } catch {
+    return error;
+  }
+}

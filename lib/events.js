@@ -1,0 +1,199 @@
+import { invalid } from './errors.js';
+import { epochMs, optionalInteger, optionalString } from './input.js';
+
+/** The field of an event's data that carries its payload: stored once, as bytes. */
+const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
+  run_created: 'input',
+  run_started: 'input',
+  run_completed: 'output',
+  step_created: 'input',
+  step_completed: 'result',
+  hook_created: 'metadata',
+  hook_received: 'payload',
+});
+
+/** What `resolveData: 'none'` leaves out (EVENT_DATA_REF_FIELDS of @workflow/world). */
+const LEFT_OUT = /** @type {Record<string, string | undefined>} */ ({
+  ...PAYLOAD,
+  run_started: undefined,
+  run_failed: 'error',
+  step_failed: 'error',
+  step_retrying: 'error',
+});
+
+/** The error of a run or step, as the SDK's StructuredError. */
+const ERROR_EVENTS = new Set(['run_failed', 'step_failed', 'step_retrying']);
+const DATES = ['resumeAt', 'retryAfter'];
+
+/** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
+/** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
+/** @typedef {{ eventId: string, eventType: string, correlationId?: string, createdAt: number, occurredAt?: number, specVersion?: number, data?: Record<string, any>, payload?: [number, number] }} EventOut */
+/** @typedef {{ entity: Record<string, any>, input?: [number, number], inputData?: Record<string, any>, output?: [number, number], outputData?: Record<string, any> }} EntityOut */
+
+/**
+ * @param {string | null | undefined} runId
+ * @param {Record<string, any>} event
+ * @param {{ stateUpdatedAt?: number, occurredAt?: Date }} [params]
+ * @returns {AppendRequest}
+ */
+export function encodeEvent(runId, event, params = {}) {
+  if (typeof event !== 'object' || event === null) throw invalid('An event must be an object');
+  const { eventType, correlationId, specVersion, eventData } = event;
+  if (typeof eventType !== 'string') throw invalid('An event needs an eventType');
+  if (eventData !== undefined && (typeof eventData !== 'object' || eventData === null)) {
+    throw invalid(`eventData of ${eventType} must be an object`);
+  }
+  const { data, payload } = split(eventType, eventData ?? {});
+  return {
+    runId: optionalString('runId', runId === '' ? undefined : runId),
+    eventType,
+    correlationId: optionalString('correlationId', correlationId),
+    specVersion: optionalInteger('specVersion', specVersion),
+    data: Object.keys(data).length > 0 ? toJson(eventType, data) : undefined,
+    payload,
+    occurredAtMs: epochMs('occurredAt', params.occurredAt),
+    snapshotMs: optionalInteger('stateUpdatedAt', params.stateUpdatedAt),
+    name: optionalString('a name or token', nameOf(eventType, data)),
+    deploymentId: eventType.startsWith('run_') ? optionalString('deploymentId', data.deploymentId) : undefined,
+    detail: detailOf(eventType, data),
+    timeMs: epochMs('resumeAt or retryAfter', data.resumeAt ?? data.retryAfter),
+    webhook: typeof data.isWebhook === 'boolean' ? data.isWebhook : undefined,
+  };
+}
+
+/**
+ * @param {string} eventType
+ * @param {Record<string, any>} eventData
+ */
+function split(eventType, eventData) {
+  const field = PAYLOAD[eventType];
+  const payload = field === undefined ? undefined : eventData[field];
+  // Runs of spec version 1 carry plain JSON, which stays where it is.
+  if (!field || !(payload instanceof Uint8Array)) return { data: eventData, payload: undefined };
+  const { [field]: _, ...data } = eventData;
+  return { data, payload };
+}
+
+/**
+ * @param {string} eventType
+ * @param {Record<string, any>} data
+ */
+function nameOf(eventType, data) {
+  if (eventType === 'step_created') return data.stepName;
+  if (eventType === 'hook_created') return data.token;
+  return eventType.startsWith('run_') ? data.workflowName : undefined;
+}
+
+/**
+ * @param {string} eventType
+ * @param {Record<string, any>} data
+ */
+function detailOf(eventType, data) {
+  if (ERROR_EVENTS.has(eventType)) return toJson(eventType, structuredError(data));
+  return data.executionContext === undefined ? undefined : toJson(eventType, data.executionContext);
+}
+
+/** @param {Record<string, any>} data */
+function structuredError({ error, stack, errorCode }) {
+  const message = typeof error === 'string' ? error : error?.message;
+  return {
+    message: typeof message === 'string' ? message : 'Unknown error',
+    stack: stack ?? error?.stack,
+    code: errorCode,
+  };
+}
+
+/**
+ * @param {string} eventType
+ * @param {unknown} value
+ */
+function toJson(eventType, value) {
+  try {
+    return JSON.stringify(value);
+  } catch (cause) {
+    throw invalid(`eventData of ${eventType} cannot be stored as JSON: ${cause}`);
+  }
+}
+
+/**
+ * A copy with a buffer of its own: a consumer may transfer it away.
+ * @param {NodeReply} reply
+ * @param {[number, number] | undefined} span
+ */
+export function bytesOf({ bytes }, span) {
+  if (!span) return undefined;
+  const [offset, length] = span;
+  return bytes ? new Uint8Array(bytes.subarray(offset, offset + length)) : new Uint8Array();
+}
+
+/**
+ * @param {string} runId
+ * @param {EventOut} out
+ * @param {Uint8Array | undefined} payload
+ * @param {boolean} withPayloads
+ */
+export function decodeEvent(runId, out, payload, withPayloads) {
+  const { eventId, eventType, correlationId, createdAt, occurredAt, specVersion } = out;
+  const eventData = dataOf(out, payload, withPayloads);
+  return {
+    runId,
+    eventId,
+    eventType,
+    createdAt: new Date(createdAt),
+    ...(correlationId !== undefined && { correlationId }),
+    ...(occurredAt !== undefined && { occurredAt: new Date(occurredAt) }),
+    ...(specVersion !== undefined && { specVersion }),
+    ...(eventData && { eventData }),
+  };
+}
+
+/**
+ * @param {EventOut} out
+ * @param {Uint8Array | undefined} payload
+ * @param {boolean} withPayloads
+ */
+function dataOf({ eventType, data }, payload, withPayloads) {
+  const eventData = { ...data };
+  for (const name of DATES) {
+    if (eventData[name]) eventData[name] = new Date(eventData[name]);
+  }
+  const field = PAYLOAD[eventType];
+  if (field && payload) eventData[field] = payload;
+  const leftOut = LEFT_OUT[eventType];
+  if (leftOut && !withPayloads) delete eventData[leftOut];
+  return Object.keys(eventData).length > 0 ? eventData : undefined;
+}
+
+const ENTITY_DATES = ['createdAt', 'updatedAt', 'startedAt', 'completedAt', 'expiredAt', 'retryAfter', 'resumeAt'];
+
+/**
+ * Times become Dates, and what SQL knows as NULL is absent: the SDK's schemas refuse null.
+ * @param {Record<string, any>} entity
+ * @returns {Record<string, any>}
+ */
+export function decodeEntity(entity) {
+  const decoded = Object.fromEntries(Object.entries(entity).filter(([, value]) => value !== null));
+  for (const name of ENTITY_DATES) {
+    if (decoded[name] !== undefined) decoded[name] = new Date(decoded[name]);
+  }
+  return decoded;
+}
+
+/**
+ * A run or step with its payloads.
+ * @param {EntityOut} out
+ * @param {NodeReply} reply
+ * @param {'input' | 'metadata'} inputName
+ * @param {string} outputField the field of the event that carried the output
+ */
+export function decodeWithPayloads(out, reply, inputName, outputField) {
+  const decoded = decodeEntity(out.entity);
+  const input = bytesOf(reply, out.input) ?? out.inputData?.[inputName];
+  if (inputName === 'metadata') {
+    if (input !== undefined) decoded.metadata = input;
+    return decoded;
+  }
+  decoded.input = input;
+  decoded.output = bytesOf(reply, out.output) ?? out.outputData?.[outputField];
+  return decoded;
+}

@@ -1,0 +1,97 @@
+import { configure } from './configuration.js';
+import { call, callSync } from './errors.js';
+import { native } from './native.js';
+import { bodyOf } from './proxies.js';
+import { share } from './shared.js';
+
+/** A World tells a driver of ours its own options; what the driver was given itself comes first. */
+export const BIND = Symbol.for('@workflow/world-postgres//bind');
+
+/** How long close() lets running deliveries finish before it hands them back. */
+const DRAIN_MS = 10_000;
+/** A process that is exiting may not be held up: hand the leases back, or let them expire. */
+const EXIT_MS = 1_000;
+
+/**
+ * The built-in driver: jobs in pg-boss's tables, delivered over HTTP.
+ * @param {import('../index.js').PgBossHttpProxyQueueOptions} [options]
+ * @returns {import('../index.js').QueueDriver}
+ */
+export function createPgBossHttpProxyQueue(options = {}) {
+  /** @type {object} */
+  let inherited = {};
+  /** @type {ReturnType<typeof open> | undefined} */
+  let opened;
+  let started = false;
+
+  function queue() {
+    opened ??= open({ ...inherited, ...defined(options) });
+    return opened.queue.value;
+  }
+
+  function handBackOnExit() {
+    queue().handBack(EXIT_MS);
+  }
+
+  /** @param {'step' | 'flow'} kind */
+  const push = (kind) =>
+    /** @param {import('../index.js').MessageData} message */
+    async (message) => {
+      const { data, headers, delaySeconds, idempotencyKey, id, queueName, messageId } = message;
+      const request = {
+        kind,
+        id,
+        queueName,
+        messageId,
+        idempotencyKey,
+        headers: headers && JSON.stringify(headers),
+        delayMs: delaySeconds && Math.ceil(delaySeconds * 1000),
+      };
+      return (await call(queue().push(request, bodyOf(data)))) ?? undefined;
+    };
+
+  const driver = {
+    pushStep: push('step'),
+    pushFlow: push('flow'),
+    async start() {
+      await call(queue().start());
+      if (started) return;
+      started = true;
+      // Next ends its process by itself on SIGTERM: its leases must not have to expire.
+      process.once('exit', handBackOnExit);
+    },
+    async close() {
+      if (!opened) return;
+      const { queue, core } = opened;
+      process.off('exit', handBackOnExit);
+      await queue.release();
+      await core.release();
+    },
+    /** @param {object} worldOptions */
+    [BIND](worldOptions) {
+      inherited = worldOptions;
+    },
+  };
+  return driver;
+}
+
+/** @param {object} options */
+function open(options) {
+  const configuration = configure(options);
+  const core = share(
+    `core ${configuration.coreKey}`,
+    () => callSync(() => new (native().Core)(configuration)),
+    (value) => value.close(),
+  );
+  const queue = share(
+    `queue ${configuration.queueKey}`,
+    () => callSync(() => new (native().PgBossQueue)(core.value, configuration)),
+    (value) => call(value.close(DRAIN_MS)),
+  );
+  return { core, queue };
+}
+
+/** @param {object} options */
+function defined(options) {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}

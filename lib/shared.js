@@ -1,0 +1,46 @@
+/**
+ * What all Worlds of a process share. The package is loaded twice in a Next.js app, bundled from
+ * instrumentation.ts and natively by the SDK, so this lives on `globalThis`.
+ */
+const KEY = Symbol.for('@workflow/world-postgres//shared');
+
+/** @typedef {{ value: unknown, users: number, dispose: () => Promise<void> | void }} Entry */
+
+/** @returns {Map<string, Entry>} */
+function entries() {
+  const holder = /** @type {Record<symbol, Map<string, Entry> | undefined>} */ (globalThis);
+  holder[KEY] ??= new Map();
+  return holder[KEY];
+}
+
+/**
+ * Takes the value that others of the same key use, or makes it. The last release disposes of it.
+ * @template T
+ * @param {string} key
+ * @param {() => T} create
+ * @param {(value: T) => Promise<void> | void} dispose
+ * @returns {{ value: T, release: () => Promise<void> }}
+ */
+export function share(key, create, dispose) {
+  const all = entries();
+  let entry = all.get(key);
+  if (!entry) {
+    const value = create();
+    entry = { value, users: 0, dispose: () => dispose(value) };
+    all.set(key, entry);
+  }
+  entry.users += 1;
+  const held = entry;
+  let released = false;
+  return {
+    value: /** @type {T} */ (held.value),
+    async release() {
+      if (released) return;
+      released = true;
+      held.users -= 1;
+      if (held.users > 0) return;
+      all.delete(key);
+      await held.dispose();
+    },
+  };
+}

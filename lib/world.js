@@ -1,0 +1,170 @@
+import { configure } from './configuration.js';
+import { call, callSync, worldError } from './errors.js';
+import { native } from './native.js';
+import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
+import { createQueue, createQueueHandlerFactory } from './queue.js';
+import { share } from './shared.js';
+import { createStorage } from './storage.js';
+import { createStreamer } from './streams.js';
+
+const PACKAGE = '@workflow/world-postgres';
+/** Where the SDK keeps its World (`setWorld` of @workflow/core). */
+const SDK_WORLDS = [
+  Symbol.for('@workflow/world//cache'),
+  Symbol.for('@workflow/world//stubbedCache'),
+];
+/** Lets one World of ours ask another whether it accepts a token. */
+const ACCEPTS_TOKEN = Symbol.for(`${PACKAGE}//acceptsToken`);
+/** The newest spec version that the event log understands; `start()` of the SDK stamps it on runs. */
+const SPEC_VERSION = 3;
+/** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
+const DEPLOYMENT_ID = 'postgres';
+
+/** @type {import('../index.js').PostgresWorldConfig} */
+const NO_OPTIONS = Object.freeze({});
+
+/**
+ * Creates a World. Does no I/O and reads no environment: it is also called by builds, and by the SDK
+ * beside the application. Everything is resolved on first use.
+ * @param {import('../index.js').PostgresWorldConfig} [options]
+ */
+export function createWorld(options = NO_OPTIONS) {
+  const resources = lazy(() => open(options));
+  const lifecycle = createLifecycle(resources);
+
+  const world = {
+    specVersion: SPEC_VERSION,
+    ...(options.streamFlushIntervalMs !== undefined && {
+      streamFlushIntervalMs: options.streamFlushIntervalMs,
+    }),
+    ...createStorage(() => lifecycle.use().core),
+    ...createStreamer(() => lifecycle.use().core),
+    queue: createQueue(() => lifecycle.use().driver),
+    createQueueHandler: createQueueHandlerFactory((token) =>
+      (options === NO_OPTIONS ? authority(world) : world)[ACCEPTS_TOKEN](token),
+    ),
+    getDeploymentId: async () => DEPLOYMENT_ID,
+    async start() {
+      await lifecycle.start();
+      register(world);
+    },
+    close: () => lifecycle.close(),
+    [ACCEPTS_TOKEN]: (/** @type {string} */ token) =>
+      lifecycle.use().configuration.acceptsToken(token),
+  };
+  return world;
+}
+
+/** @param {import('../index.js').PostgresWorldConfig} options */
+function open(options) {
+  const configuration = configure(options);
+  const core = share(
+    `core ${configuration.coreKey}`,
+    () => callSync(() => new (native().Core)(configuration)),
+    (core) => core.close(),
+  );
+  const driver = (options.queueFactory ?? createPgBossHttpProxyQueue)();
+  // A driver of ours that was given no connection or token of its own takes those of this World.
+  driver[BIND]?.(options);
+  return { configuration, core, driver };
+}
+
+/** @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources */
+function createLifecycle(resources) {
+  /** @type {Promise<void> | undefined} */
+  let started;
+  /** @type {Promise<void> | undefined} */
+  let closed;
+  /** @type {NodeJS.Timeout | undefined} */
+  let keepAlive;
+
+  function use() {
+    if (closed) {
+      throw worldError({
+        name: 'WorkflowWorldError',
+        status: 500,
+        code: 'CLOSED',
+        message: 'This World is closed; create a new one with createWorld()',
+      });
+    }
+    const { configuration, core, driver } = resources.get();
+    return { configuration, core: core.value, driver };
+  }
+
+  return {
+    use,
+    start() {
+      started ??= (async () => {
+        const { configuration, core, driver } = use();
+        callSync(() => configuration.checkStart());
+        if (configuration.hasDefaultToken) {
+          console.warn(
+            `[${PACKAGE}] WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: anybody who reaches this app can execute workflow steps. Production refuses to start without it.`,
+          );
+        }
+        await call(core.check());
+        await driver.start();
+        // The core's threads do not hold Node's event loop; a started World does, until closed.
+        keepAlive = setInterval(() => {}, 2 ** 30);
+      })().catch((error) => {
+        started = undefined;
+        throw error;
+      });
+      return started;
+    },
+    close() {
+      closed ??= (async () => {
+        // Not before start() has settled: it would start what was just stopped.
+        await started?.catch(() => {});
+        clearInterval(keepAlive);
+        const opened = resources.peek();
+        if (!opened) return;
+        try {
+          await opened.driver.close?.();
+        } finally {
+          await opened.core.release();
+        }
+      })();
+      return closed;
+    },
+  };
+}
+
+/**
+ * Makes a started World the one that the SDK uses, so that `queue()` calls reach its driver, unless
+ * the SDK was told to use another package's.
+ * @param {object} world
+ */
+function register(world) {
+  const target = process.env.WORKFLOW_TARGET_WORLD;
+  if (target && target !== PACKAGE && !target.startsWith(`${PACKAGE}/`)) return;
+  for (const symbol of SDK_WORLDS) Reflect.set(globalThis, symbol, world);
+}
+
+/**
+ * Who decides about a delivery to a World without options: the one that was started, if it is one of
+ * ours. The SDK makes its handlers from such a World, while the started one may know another token.
+ * @template T
+ * @param {T} self
+ * @returns {T}
+ */
+function authority(self) {
+  const registered = Reflect.get(globalThis, SDK_WORLDS[0]);
+  return registered?.[ACCEPTS_TOKEN] ? registered : self;
+}
+
+/**
+ * @template T
+ * @param {() => T} create
+ */
+function lazy(create) {
+  /** @type {T | undefined} */
+  let value;
+  return {
+    get() {
+      value ??= create();
+      return value;
+    },
+    peek: () => value,
+  };
+}

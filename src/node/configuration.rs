@@ -1,0 +1,87 @@
+use napi_derive::napi;
+use sha2::{Digest, Sha256};
+
+use super::to_js;
+use crate::config::{Config, Environment, Options, redact};
+use crate::error::{Error, Result};
+
+/// A resolved configuration. Made from the options of a call and a snapshot of the environment.
+#[napi]
+pub struct Configuration {
+    pub(super) config: Config,
+}
+
+#[napi]
+impl Configuration {
+    #[napi(constructor, catch_unwind)]
+    pub fn new(options: String, environment: String) -> napi::Result<Self> {
+        resolve(&options, &environment).map(|config| Self { config }).map_err(to_js)
+    }
+
+    /// Worlds of equal keys share one core. A digest: the parts hold a password.
+    #[napi(getter, catch_unwind)]
+    pub fn core_key(&self) -> String {
+        digest(&format!("{:?} {}", self.config.database, self.config.queue.job_prefix))
+    }
+
+    /// Drivers of equal keys share one queue, so that a push can be claimed by the worker next to it.
+    #[napi(getter, catch_unwind)]
+    pub fn queue_key(&self) -> String {
+        let Config { database, queue, target, .. } = &self.config;
+        digest(&format!("{database:?} {} {:?} {target:?}", queue.job_prefix, queue.namespace))
+    }
+
+    #[napi(getter, catch_unwind)]
+    pub fn schema(&self) -> String {
+        self.config.database.schema.clone()
+    }
+
+    #[napi(getter, catch_unwind)]
+    pub fn queue_schema(&self) -> String {
+        self.config.database.queue_schema.clone()
+    }
+
+    #[napi(getter, catch_unwind)]
+    pub fn base_url(&self) -> String {
+        self.config.target.base_url.clone()
+    }
+
+    /// For the setup command, which hands it to pg-boss. Never logged.
+    #[napi(getter, catch_unwind)]
+    pub fn connection_string(&self) -> String {
+        self.config.database.url.clone()
+    }
+
+    #[napi(getter, catch_unwind)]
+    pub fn redacted_connection_string(&self) -> String {
+        redact(&self.config.database.url)
+    }
+
+    #[napi(getter, catch_unwind)]
+    pub fn has_default_token(&self) -> bool {
+        self.config.tokens.has_default()
+    }
+
+    /// Whether a delivery with this token may be executed. In production the default token never is.
+    #[napi(catch_unwind)]
+    pub fn accepts_token(&self, token: String) -> bool {
+        self.config.check_start().is_ok() && self.config.tokens.accept(&token)
+    }
+
+    #[napi(catch_unwind)]
+    pub fn check_start(&self) -> napi::Result<()> {
+        self.config.check_start().map_err(to_js)
+    }
+}
+
+fn resolve(options: &str, environment: &str) -> Result<Config> {
+    let options: Options = serde_json::from_str(options)
+        .map_err(|error| Error::Configuration(format!("an option has the wrong type: {error}")))?;
+    let environment: Environment = serde_json::from_str(environment)
+        .map_err(|error| Error::Configuration(format!("unreadable environment: {error}")))?;
+    Config::resolve(&options, &environment)
+}
+
+fn digest(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
+}

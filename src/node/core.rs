@@ -1,0 +1,177 @@
+use std::sync::Arc;
+
+use napi::bindgen_prelude::{Uint8Array, within_runtime_if_available};
+use napi_derive::napi;
+
+use super::configuration::Configuration;
+use super::{NodeReply, reply, to_js};
+use crate::database::{Database, migrations};
+use crate::storage::reply::to_json;
+use crate::storage::{Append, Pagination, Storage};
+
+/// The storage and streams of one database, schema and job prefix.
+#[napi]
+pub struct Core {
+    pub(super) database: Arc<Database>,
+    storage: Storage,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct AppendRequest {
+    pub run_id: Option<String>,
+    pub event_type: String,
+    pub correlation_id: Option<String>,
+    pub spec_version: Option<i32>,
+    pub data: Option<String>,
+    pub payload: Option<Uint8Array>,
+    pub occurred_at_ms: Option<i64>,
+    pub snapshot_ms: Option<i64>,
+    pub name: Option<String>,
+    pub deployment_id: Option<String>,
+    pub detail: Option<String>,
+    pub time_ms: Option<i64>,
+    pub webhook: Option<bool>,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct PageRequest {
+    pub limit: Option<i64>,
+    pub cursor: Option<String>,
+    pub sort_order: Option<String>,
+}
+
+impl From<PageRequest> for Pagination {
+    fn from(request: PageRequest) -> Self {
+        Self { limit: request.limit, cursor: request.cursor, sort_order: request.sort_order }
+    }
+}
+
+#[napi]
+impl Core {
+    /// Opens nothing.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(configuration: &Configuration) -> napi::Result<Self> {
+        let config = &configuration.config;
+        let database = within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
+        let database = Arc::new(database);
+        Ok(Self { storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()), database })
+    }
+
+    /// Creates or updates the schema; the report as JSON.
+    #[napi]
+    pub async fn migrate(&self) -> napi::Result<String> {
+        migrations::migrate(&self.database).await.and_then(|report| to_json(&report)).map_err(to_js)
+    }
+
+    /// Fails unless the database is set up for this version.
+    #[napi]
+    pub async fn check(&self) -> napi::Result<()> {
+        migrations::check(&self.database).await.map_err(to_js)
+    }
+
+    #[napi]
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+
+    #[napi]
+    pub async fn append(&self, request: AppendRequest) -> napi::Result<NodeReply> {
+        let append = Append {
+            run_id: request.run_id,
+            event_type: request.event_type,
+            correlation_id: request.correlation_id,
+            spec_version: request.spec_version,
+            data: request.data,
+            payload: request.payload.map(|payload| payload.to_vec()),
+            occurred_at_ms: request.occurred_at_ms,
+            snapshot_ms: request.snapshot_ms,
+            name: request.name,
+            deployment_id: request.deployment_id,
+            detail: request.detail,
+            time_ms: request.time_ms,
+            webhook: request.webhook,
+        };
+        reply(self.storage.append(append).await)
+    }
+
+    #[napi]
+    pub async fn run(&self, run_id: String, with_payloads: bool) -> napi::Result<NodeReply> {
+        reply(self.storage.run(&run_id, with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn runs(
+        &self,
+        workflow_name: Option<String>,
+        status: Option<String>,
+        page: PageRequest,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
+        reply(self.storage.runs(workflow_name, status, &page.into(), with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn step(
+        &self,
+        run_id: Option<String>,
+        step_id: String,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
+        reply(self.storage.step(run_id.as_deref(), &step_id, with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn steps(&self, run_id: String, page: PageRequest, with_payloads: bool) -> napi::Result<NodeReply> {
+        reply(self.storage.steps(&run_id, &page.into(), with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn event(
+        &self,
+        run_id: String,
+        event_id: String,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
+        reply(self.storage.event(&run_id, &event_id, with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn events(&self, run_id: String, page: PageRequest, with_payloads: bool) -> napi::Result<NodeReply> {
+        reply(self.storage.events(&run_id, None, &page.into(), with_payloads).await)
+    }
+
+    #[napi]
+    pub async fn events_by_correlation(
+        &self,
+        correlation_id: String,
+        run_id: Option<String>,
+        page: PageRequest,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
+        reply(
+            self.storage
+                .events_by_correlation(&correlation_id, run_id.as_deref(), &page.into(), with_payloads)
+                .await,
+        )
+    }
+
+    #[napi]
+    pub async fn hook(&self, hook_id: String, with_metadata: bool) -> napi::Result<NodeReply> {
+        reply(self.storage.hook(&hook_id, with_metadata).await)
+    }
+
+    #[napi]
+    pub async fn hook_by_token(&self, token: String, with_metadata: bool) -> napi::Result<NodeReply> {
+        reply(self.storage.hook_by_token(&token, with_metadata).await)
+    }
+
+    #[napi]
+    pub async fn hooks(
+        &self,
+        run_id: Option<String>,
+        page: PageRequest,
+        with_metadata: bool,
+    ) -> napi::Result<NodeReply> {
+        reply(self.storage.hooks(run_id.as_deref(), &page.into(), with_metadata).await)
+    }
+}

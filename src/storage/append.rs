@@ -1,0 +1,358 @@
+//! `events.create`: one call of the SQL function `append_events` per commit.
+//!
+//! Calls that arrive while all writers are busy are appended together by the next statement, each
+//! with an outcome of its own. At idle a batch is one call and waits for nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use tokio::sync::oneshot;
+
+use super::reply::{EventOut, Payloads, Reply, Span, raw};
+use crate::database::{Database, Statement};
+use crate::error::{Error, Result, SPEC_VERSION};
+use crate::ids::{EventIds, check_id, check_new_run_id, new_run_id};
+
+/// Statements in flight. Two keep PostgreSQL busy while one answer travels; more would only take
+/// calls away from the batch.
+const WRITERS: usize = 2;
+const MAX_BATCH_CALLS: usize = 64;
+const MAX_BATCH_BYTES: usize = 512 * 1024;
+
+/// One `events.create`. Strings that SQL looks at are separate from `data`, which it only stores.
+#[derive(Debug, Default, Clone)]
+pub struct Append {
+    /// `None` for a `run_created` whose id this World is to choose.
+    pub run_id: Option<String>,
+    pub event_type: String,
+    pub correlation_id: Option<String>,
+    pub spec_version: Option<i32>,
+    /// JSON of the event's data without its payload.
+    pub data: Option<String>,
+    pub payload: Option<Vec<u8>>,
+    pub occurred_at_ms: Option<i64>,
+    /// `stateUpdatedAt`: the time of the newest event that the caller's replay has seen.
+    pub snapshot_ms: Option<i64>,
+    /// Workflow name, step name or hook token.
+    pub name: Option<String>,
+    pub deployment_id: Option<String>,
+    /// JSON of the execution context or of the error.
+    pub detail: Option<String>,
+    /// `resumeAt` of a wait, `retryAfter` of a step.
+    pub time_ms: Option<i64>,
+    pub webhook: Option<bool>,
+}
+
+/// Events that the SDK may create; `hook_conflict` is the World's own.
+const EVENT_TYPES: [&str; 15] = [
+    "run_created",
+    "run_started",
+    "run_completed",
+    "run_failed",
+    "run_cancelled",
+    "step_created",
+    "step_started",
+    "step_completed",
+    "step_failed",
+    "step_retrying",
+    "hook_created",
+    "hook_received",
+    "hook_disposed",
+    "wait_created",
+    "wait_completed",
+];
+
+impl Append {
+    fn check(&mut self) -> Result<()> {
+        let event_type = self.event_type.as_str();
+        if !EVENT_TYPES.contains(&event_type) {
+            return Err(Error::Invalid(format!("{event_type:?} is not an event type that can be created")));
+        }
+        match (&self.run_id, event_type) {
+            (None, "run_created") => self.run_id = Some(new_run_id()),
+            (None, _) => return Err(Error::Invalid(format!("{event_type} needs a runId"))),
+            (Some(run_id), "run_created") => check_new_run_id(run_id, now_ms())?,
+            (Some(run_id), _) => drop(check_id("runId", run_id)?),
+        }
+        if !event_type.starts_with("run_") {
+            check_id("correlationId", self.correlation_id.as_deref().unwrap_or_default())?;
+        }
+        if let Some(name) = &self.name {
+            check_id("eventData.workflowName, stepName or token", name)?;
+        } else if matches!(event_type, "run_created" | "step_created" | "hook_created") {
+            return Err(Error::Invalid(format!("{event_type} needs a workflowName, stepName or token in its eventData")));
+        }
+        if let Some(deployment_id) = &self.deployment_id {
+            check_id("eventData.deploymentId", deployment_id)?;
+        } else if event_type == "run_created" || (event_type == "run_started" && self.name.is_some()) {
+            return Err(Error::Invalid(format!("{event_type} needs a deploymentId in its eventData")));
+        }
+        if event_type == "wait_created" && self.time_ms.is_none() {
+            return Err(Error::Invalid("wait_created needs a valid date as eventData.resumeAt".to_owned()));
+        }
+        match self.spec_version {
+            Some(version) if i64::from(version) > SPEC_VERSION => {
+                Err(Error::RunNotSupported { run: version.into(), world: SPEC_VERSION })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run_id(&self) -> &str {
+        self.run_id.as_deref().unwrap_or_default()
+    }
+
+    fn bytes(&self) -> usize {
+        self.payload.as_ref().map_or(0, Vec::len) + self.data.as_ref().map_or(0, String::len)
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}
+
+struct Call {
+    append: Append,
+    answer: oneshot::Sender<Result<Reply>>,
+}
+
+pub struct Appender {
+    database: Arc<Database>,
+    statement: Statement,
+    job_prefix: String,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Call>,
+    writers: usize,
+}
+
+impl Appender {
+    pub fn new(database: Arc<Database>, job_prefix: String) -> Arc<Self> {
+        let statement = database.render(include_str!("sql/append_events.sql"));
+        Arc::new(Self { database, statement, job_prefix, queue: Mutex::default() })
+    }
+
+    pub async fn append(self: &Arc<Self>, mut append: Append) -> Result<Reply> {
+        append.check()?;
+        let (answer, answered) = oneshot::channel();
+        let start_writer = {
+            let mut queue = self.queue();
+            queue.waiting.push_back(Call { append, answer });
+            let start = queue.writers < WRITERS;
+            queue.writers += usize::from(start);
+            start
+        };
+        if start_writer {
+            tokio::spawn(Arc::clone(self).write());
+        }
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(self: Arc<Self>) {
+        loop {
+            let batch = {
+                let mut queue = self.queue();
+                let batch = next_batch(&mut queue.waiting);
+                if batch.is_empty() {
+                    queue.writers -= 1;
+                    return;
+                }
+                batch
+            };
+            self.write_batch(batch).await;
+        }
+    }
+
+    async fn write_batch(&self, mut batch: Vec<Call>) {
+        // By run, and for one run in the order of the calls: batches then lock runs in one order.
+        batch.sort_by(|a, b| a.append.run_id().cmp(b.append.run_id()));
+        match self.execute(batch.iter().map(|call| &call.append)).await {
+            Ok(replies) => {
+                for (call, reply) in batch.into_iter().zip(replies) {
+                    // The caller may be gone; its event is written all the same.
+                    let _ = call.answer.send(reply);
+                }
+            }
+            Err(Error::Database(reason)) if batch.len() > 1 => {
+                // PostgreSQL refused the statement as a whole and wrote nothing; the refusal is for
+                // the one call that caused it.
+                let _ = reason;
+                for call in batch {
+                    let reply = self.execute(std::iter::once(&call.append)).await;
+                    let _ = call.answer.send(reply.and_then(first));
+                }
+            }
+            Err(error) => {
+                for call in batch {
+                    let _ = call.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn execute<'a>(&self, calls: impl Iterator<Item = &'a Append> + Clone) -> Result<Vec<Result<Reply>>> {
+        fn column<'a, T>(calls: impl Iterator<Item = &'a Append>, of: impl Fn(&'a Append) -> T) -> Vec<T> {
+            calls.map(of).collect()
+        }
+        let each = || calls.clone();
+        let query = self
+            .database
+            .query(&self.statement)
+            .bind(column(each(), |call| call.run_id().to_owned()))
+            .bind(column(each(), |call| call.event_type.clone()))
+            .bind(column(each(), |call| call.correlation_id.clone()))
+            .bind(column(each(), |call| call.spec_version))
+            .bind(column(each(), |call| call.data.clone()))
+            .bind(column(each(), |call| call.payload.clone()))
+            .bind(column(each(), |call| call.occurred_at_ms))
+            .bind(column(each(), |call| call.snapshot_ms))
+            .bind(column(each(), |call| call.name.clone()))
+            .bind(column(each(), |call| call.deployment_id.clone()))
+            .bind(column(each(), |call| call.detail.clone()))
+            .bind(column(each(), |call| call.time_ms))
+            .bind(column(each(), |call| call.webhook))
+            .bind(self.job_prefix.clone());
+        let rows = self.database.fetch_all_once(query).await?;
+        let mut rows = rows.as_slice();
+        each().map(|call| Ok(take_reply(call, &mut rows))).collect()
+    }
+}
+
+fn first(replies: Vec<Result<Reply>>) -> Result<Reply> {
+    replies.into_iter().next().unwrap_or(Err(Error::Database("append_events gave no row".to_owned())))
+}
+
+/// Calls to run together. A hook's creation waits for whoever holds its token, so it must hold no
+/// other run's lock meanwhile: it runs alone.
+fn next_batch(waiting: &mut VecDeque<Call>) -> Vec<Call> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while let Some(call) = waiting.front() {
+        bytes += call.append.bytes();
+        let alone = call.append.event_type == "hook_created";
+        let full = batch.len() == MAX_BATCH_CALLS || bytes > MAX_BATCH_BYTES || alone;
+        if full && !batch.is_empty() {
+            break;
+        }
+        batch.extend(waiting.pop_front());
+        if alone {
+            break;
+        }
+    }
+    batch
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Appended {
+    run_id: String,
+    /// Absent where nothing was appended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<EventOut>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entity: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_data: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    log: Vec<EventOut>,
+}
+
+/// The rows of one call: its log, if any, then its outcome.
+fn take_reply(call: &Append, rows: &mut &[PgRow]) -> Result<Reply> {
+    let ids = EventIds::of(call.run_id());
+    let mut payloads = Payloads::default();
+    let mut log = Vec::new();
+    while let Some((row, rest)) = rows.split_first() {
+        *rows = rest;
+        let outcome: String = row.try_get("out_outcome")?;
+        if outcome == "log" {
+            log.push(event_of_row(row, 2, &ids, &mut payloads)?);
+            continue;
+        }
+        let entity: Option<String> = row.try_get("out_entity")?;
+        if !matches!(outcome.as_str(), "appended" | "unchanged") {
+            return Err(refusal(call, &outcome, entity.as_deref()));
+        }
+        let data: Option<String> = row.try_get("out_data")?;
+        let event_type: String = row.try_get("out_type")?;
+        let conflict = event_type == "hook_conflict";
+        let event = match row.try_get::<Option<i32>, _>("out_slot")? {
+            None => None,
+            Some(slot) => {
+                let created_at: i64 = row.try_get("out_created_at")?;
+                Some(EventOut {
+                    event_id: ids.encode(slot, created_at),
+                    event_type,
+                    correlation_id: call.correlation_id.clone(),
+                    created_at,
+                    occurred_at: call.occurred_at_ms,
+                    spec_version: call.spec_version,
+                    data: if conflict { raw(data.clone())? } else { None },
+                    payload: None,
+                })
+            }
+        };
+        let input = payloads.push(row.try_get("out_payload")?);
+        let input_data = if conflict || input.is_some() { None } else { raw(data)? };
+        let entity = raw(entity)?;
+        return payloads.reply(&Appended { run_id: call.run_id().to_owned(), event, entity, input, input_data, log });
+    }
+    Err(Error::Database("append_events gave no outcome for a call".to_owned()))
+}
+
+/// Reads the event columns (slot, type, correlation id, created, occurred, spec version, data,
+/// payload) that start at `first`.
+pub fn event_of_row(row: &PgRow, first: usize, ids: &EventIds, payloads: &mut Payloads) -> Result<EventOut> {
+    let created_at: i64 = row.try_get(first + 3)?;
+    Ok(EventOut {
+        event_id: ids.encode(row.try_get(first)?, created_at),
+        event_type: row.try_get(first + 1)?,
+        correlation_id: row.try_get(first + 2)?,
+        created_at,
+        occurred_at: row.try_get(first + 4)?,
+        spec_version: row.try_get(first + 5)?,
+        data: raw(row.try_get(first + 6)?)?,
+        payload: payloads.push(row.try_get(first + 7)?),
+    })
+}
+
+fn refusal(call: &Append, outcome: &str, detail: Option<&str>) -> Error {
+    let event_type = &call.event_type;
+    let run_id = call.run_id();
+    let subject = call.correlation_id.as_deref().unwrap_or(run_id);
+    let number = || detail.and_then(|detail| detail.parse().ok()).unwrap_or(0);
+    match outcome {
+        "entity_conflict" => Error::EntityConflict(format!(
+            "{event_type} refused: \"{subject}\" already exists, is in a terminal state, or its run has ended"
+        )),
+        "run_not_found" => Error::RunNotFound { run_id: run_id.to_owned() },
+        "run_expired" => Error::RunExpired(format!("{event_type} refused: run \"{run_id}\" has ended")),
+        "step_not_found" => Error::NotFound(format!("Step not found: {subject}")),
+        "wait_not_found" => Error::NotFound(format!("Wait not found: {subject}")),
+        "hook_not_found" => Error::HookNotFound { token: subject.to_owned() },
+        "too_early" => Error::TooEarly {
+            step_id: subject.to_owned(),
+            retry_after_seconds: u64::try_from(number()).unwrap_or(0),
+        },
+        "precondition_failed" => Error::PreconditionFailed { event_type: event_type.clone() },
+        "run_not_supported" => Error::RunNotSupported { run: number(), world: SPEC_VERSION },
+        "legacy_unsupported" => {
+            Error::Invalid(format!("{event_type} is not supported for legacy runs (spec version 1): \"{run_id}\""))
+        }
+        other => Error::Database(format!("append_events gave an unknown outcome {other:?}")),
+    }
+}
