@@ -1,14 +1,18 @@
 // Builds the native addon into native/: `npm run build`, or `npm run build:debug` while developing.
 import { spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { checkPrerequisites } from './support/prerequisites.mjs';
 
+process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 checkPrerequisites();
 const { values } = parseArgs({ options: { debug: { type: 'boolean', default: false } } });
-// A binary of another build left behind would be packed, or loaded, in place of the new one.
-rmSync('native', { recursive: true, force: true });
-const build = spawnSync(
+
+const fresh = join('target', 'native');
+rmSync(fresh, { recursive: true, force: true });
+const { status } = spawnSync(
   process.execPath,
   [
     'node_modules/@napi-rs/cli/dist/cli.js',
@@ -16,10 +20,13 @@ const build = spawnSync(
     '--platform',
     ...(values.debug ? [] : ['--release']),
     ...['--features', 'node'],
-    ...['--output-dir', 'native'],
+    ...['--output-dir', fresh],
     ...['--js', 'index.cjs'],
     ...['--dts', 'index.d.cts'],
   ],
   { stdio: 'inherit' },
 );
-process.exit(build.status ?? 1);
+if (status !== 0) process.exit(status ?? 1);
+// Renamed, not copied: a process that runs the old binary keeps its file.
+mkdirSync('native', { recursive: true });
+for (const file of readdirSync(fresh)) renameSync(join(fresh, file), join('native', file));

@@ -2,6 +2,7 @@
 
 pub mod migrations;
 pub mod notifications;
+pub mod queue_schema;
 
 use std::str::FromStr;
 use std::sync::Arc;

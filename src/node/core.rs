@@ -5,7 +5,7 @@ use napi_derive::napi;
 
 use super::configuration::Configuration;
 use super::{NodeReply, reply, to_js};
-use crate::database::{Database, migrations};
+use crate::database::{Database, migrations, queue_schema};
 use crate::storage::reply::to_json;
 use crate::storage::{Append, Pagination, Storage};
 
@@ -61,6 +61,24 @@ impl Core {
     #[napi]
     pub async fn migrate(&self) -> napi::Result<String> {
         migrations::migrate(&self.database).await.and_then(|report| to_json(&report)).map_err(to_js)
+    }
+
+    /// What is in the schema of the pg-boss tables, as JSON.
+    #[napi]
+    pub async fn queue_schema(&self) -> napi::Result<String> {
+        queue_schema::inspect(&self.database).await.and_then(|state| to_json(&state)).map_err(to_js)
+    }
+
+    /// Runs pg-boss's construction script; false where another process was faster.
+    #[napi]
+    pub async fn install_queue_schema(&self, script: String) -> napi::Result<bool> {
+        queue_schema::install(&self.database, script).await.map_err(to_js)
+    }
+
+    /// Runs pg-boss's migration script; false where another process was faster.
+    #[napi]
+    pub async fn migrate_queue_schema(&self, script: String) -> napi::Result<bool> {
+        queue_schema::migrate(&self.database, script).await.map_err(to_js)
     }
 
     /// Fails unless the database is set up for this version.

@@ -1,0 +1,69 @@
+//! The schema of the pg-boss tables. pg-boss itself says what is in it: the setup command hands its SQL
+//! to us, so that it runs over our connection. A schema that somebody else made is never migrated.
+
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, Executor, Row};
+
+use super::{Database, render};
+use crate::error::{Error, Result};
+
+/// The comment that tells our installation from a user's own pg-boss.
+const MARK: &str = "pg-boss tables, installed by @workflow/world-postgres";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum QueueSchema {
+    Absent,
+    /// Something else is in it.
+    Foreign,
+    PgBoss {
+        version: i32,
+        /// Whether we made it, and so may migrate it.
+        ours: bool,
+    },
+}
+
+pub async fn inspect(database: &Database) -> Result<QueueSchema> {
+    let row = sqlx::query(
+        "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
+                EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = $1),
+                COALESCE(obj_description(to_regnamespace(quote_ident($1)), 'pg_namespace') = $2, false)",
+    )
+    .bind(&database.config.queue_schema)
+    .bind(MARK)
+    .fetch_one(database.pool())
+    .await?;
+    let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if !installed {
+        return Ok(if anything { QueueSchema::Foreign } else { QueueSchema::Absent });
+    }
+    let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
+    let version = sqlx::query(AssertSqlSafe(sql)).fetch_one(database.pool()).await?.try_get(0)?;
+    Ok(QueueSchema::PgBoss { version, ours })
+}
+
+/// Runs pg-boss's construction script. `false` where another process was faster.
+pub async fn install(database: &Database, script: String) -> Result<bool> {
+    let mark = render(&database.config, &format!("COMMENT ON SCHEMA :\"queue_schema\" IS '{MARK}'"));
+    run(database, format!("{script};\n{mark}")).await
+}
+
+/// Runs pg-boss's migration script. `false` where another process was faster.
+pub async fn migrate(database: &Database, script: String) -> Result<bool> {
+    run(database, script).await
+}
+
+/// The scripts bring their own BEGIN, lock and COMMIT.
+async fn run(database: &Database, script: String) -> Result<bool> {
+    let mut connection = database.pool().acquire().await?.detach();
+    match connection.execute(AssertSqlSafe(script)).await {
+        Ok(_) => Ok(true),
+        Err(error) => match error.as_database_error().and_then(|refusal| refusal.code()).as_deref() {
+            // Duplicate schema, table, function, type or row: it was made meanwhile. Division by zero
+            // is how a migration script of pg-boss says that its version has been reached.
+            Some("42P06" | "42P07" | "42723" | "42710" | "23505" | "22012") => Ok(false),
+            _ => Err(Error::from(error)),
+        },
+    }
+}
