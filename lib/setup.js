@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { parseArgs } from 'node:util';
 import { configure } from './configuration.js';
 import { call, callSync, worldError } from './errors.js';
@@ -78,8 +79,7 @@ export async function setup(options = {}, report = () => {}) {
  */
 async function installPgBoss(core, schema, report) {
   const { getConstructionPlans, getMigrationPlans } = await import('pg-boss');
-  const { default: manifest } = await import('pg-boss/package.json', { with: { type: 'json' } });
-  const known = manifest.pgboss.schema;
+  const known = createRequire(import.meta.url)('pg-boss/package.json').pgboss.schema;
   if ((await queueSchema(core)).kind === 'absent') {
     const made = await call(core.installQueueSchema(getConstructionPlans(schema)));
     report(`Schema "${schema}": ${made ? 'created' : 'created by another process'} (pg-boss ${known})`);

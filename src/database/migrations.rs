@@ -15,8 +15,10 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "tables", sql: include_str!("../../migrations/0001_tables.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "tables", sql: include_str!("../../migrations/0001_tables.sql") },
+    Migration { version: 2, name: "views", sql: include_str!("../../migrations/0002_views.sql") },
+];
 
 /// Replaced as a whole by each setup, after the migrations.
 const FUNCTIONS: &[&str] = &[

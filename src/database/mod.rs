@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::time::timeout;
 
 use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that rested longer is asked whether it still lives: a restarted server or a
 /// firewall may have cut it, and a statement sent into the void must not fail its caller.
 const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const APPLICATION_NAME: &str = "workflow-world-postgres";
 

@@ -2,18 +2,23 @@ use std::sync::Arc;
 
 use napi::bindgen_prelude::{Uint8Array, within_runtime_if_available};
 use napi_derive::napi;
+use serde_json::json;
 
 use super::configuration::Configuration;
+use super::streams::StreamReader;
 use super::{NodeReply, reply, to_js};
 use crate::database::{Database, migrations, queue_schema};
-use crate::storage::reply::to_json;
+use crate::error::Result;
+use crate::storage::reply::{Payloads, Reply, to_json};
 use crate::storage::{Append, Pagination, Storage};
+use crate::streams::{ChunkPage, Streams};
 
 /// The storage and streams of one database, schema and job prefix.
 #[napi]
 pub struct Core {
     pub(super) database: Arc<Database>,
     storage: Storage,
+    streams: Streams,
 }
 
 #[napi(object, object_to_js = false)]
@@ -54,7 +59,11 @@ impl Core {
         let config = &configuration.config;
         let database = within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
         let database = Arc::new(database);
-        Ok(Self { storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()), database })
+        Ok(Self {
+            storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()),
+            streams: Streams::new(Arc::clone(&database)),
+            database,
+        })
     }
 
     /// Creates or updates the schema; the report as JSON.
@@ -192,4 +201,64 @@ impl Core {
     ) -> napi::Result<NodeReply> {
         reply(self.storage.hooks(run_id.as_deref(), &page.into(), with_metadata).await)
     }
+
+    #[napi]
+    pub async fn append_chunks(
+        &self,
+        name: String,
+        run_id: String,
+        chunks: Vec<Uint8Array>,
+    ) -> napi::Result<()> {
+        let chunks = chunks.iter().map(|chunk| chunk.to_vec()).collect();
+        self.streams.append(&name, &run_id, chunks).await.map_err(to_js)
+    }
+
+    #[napi]
+    pub async fn close_stream(&self, name: String, run_id: String) -> napi::Result<()> {
+        self.streams.close(&name, &run_id).await.map_err(to_js)
+    }
+
+    #[napi(catch_unwind)]
+    pub fn read_stream(&self, name: String, start_index: Option<i64>) -> StreamReader {
+        StreamReader { reader: self.streams.reader(&name, start_index) }
+    }
+
+    #[napi]
+    pub async fn list_streams(&self, run_id: String) -> napi::Result<Vec<String>> {
+        self.streams.list(&run_id).await.map_err(to_js)
+    }
+
+    /// JSON of the SDK's StreamInfoResponse.
+    #[napi]
+    pub async fn stream_info(&self, name: String) -> napi::Result<String> {
+        let info = self.streams.info(&name).await.map_err(to_js)?;
+        to_json(&json!({"tailIndex": info.tail_index, "done": info.done})).map_err(to_js)
+    }
+
+    #[napi]
+    pub async fn stream_chunks(
+        &self,
+        name: String,
+        limit: Option<i64>,
+        cursor: Option<String>,
+    ) -> napi::Result<NodeReply> {
+        let page = self.streams.chunks(&name, limit, cursor.as_deref()).await;
+        reply(page.and_then(chunk_page))
+    }
+}
+
+/// The SDK's StreamChunksResponse, with the data as spans.
+fn chunk_page(page: ChunkPage) -> Result<Reply> {
+    let mut payloads = Payloads::default();
+    let data: Vec<_> = page
+        .chunks
+        .iter()
+        .map(|chunk| json!({"index": chunk.index, "data": payloads.push(Some(&chunk.data))}))
+        .collect();
+    payloads.reply(&json!({
+        "data": data,
+        "hasMore": page.cursor.is_some(),
+        "cursor": page.cursor,
+        "done": page.done,
+    }))
 }

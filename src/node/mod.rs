@@ -6,6 +6,7 @@
 
 mod configuration;
 mod core;
+mod streams;
 
 use napi::bindgen_prelude::{Buffer, create_custom_tokio_runtime};
 use napi_derive::{module_init, napi};

@@ -1,0 +1,62 @@
+// Everything that must hold, from a fresh clone on: `npm test`. One name of a suite, or several, run
+// just those: `npm test -- storage sdk`.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { checkPrerequisites } from './support/prerequisites.mjs';
+
+process.chdir(fileURLToPath(new URL('..', import.meta.url)));
+checkPrerequisites();
+const { positionals: wanted } = parseArgs({ allowPositionals: true });
+
+if (!existsSync('node_modules')) run('npm', ['ci', '--no-audit', '--no-fund']);
+if (wanted.length === 0) {
+  run('cargo', ['fmt', '--check']);
+  run('cargo', ['clippy', '--all-targets', '--', '-D', 'warnings']);
+  run('cargo', ['clippy', '--all-targets', '--features', 'node', '--', '-D', 'warnings']);
+}
+if (wanted.length === 0 || !existsSync('native')) run('npm', ['run', '--silent', 'build']);
+if (wanted.length === 0) run('npm', ['run', '--silent', 'lint']);
+
+const { startPostgres } = await import('./support/postgres.mjs');
+const postgres = await startPostgres();
+process.env.TEST_POSTGRES_URL = postgres.url;
+try {
+  if (wanted.length === 0) run('cargo', ['test', '--quiet']);
+  for (const suite of suites()) {
+    console.log(`\n=== ${suite.name}`);
+    run(process.execPath, ['--test', `--test-concurrency=${suite.concurrency}`, ...suite.files]);
+  }
+} finally {
+  await postgres.stop();
+}
+
+/** Suites that measure or kill things run alone; the rest share the machine. */
+function suites() {
+  const alone = ['sdk', 'next', 'faults'];
+  const folders = readdirSync('__test__').filter((name) => wanted.length === 0 || wanted.includes(name));
+  const files = (/** @type {string} */ folder) =>
+    readdirSync(join('__test__', folder))
+      .filter((name) => name.endsWith('.test.mjs'))
+      .map((name) => join('__test__', folder, name));
+  const together = folders.filter((name) => !alone.includes(name)).flatMap(files);
+  return [
+    { name: 'behaviour', concurrency: 2, files: together },
+    ...folders.filter((name) => alone.includes(name)).map((name) => ({ name, concurrency: 1, files: files(name) })),
+  ].filter(({ files: list }) => list.length > 0);
+}
+
+/**
+ * @param {string} command
+ * @param {string[]} args
+ */
+function run(command, args) {
+  console.log(`\n$ ${command} ${args.join(' ')}`);
+  const { status, error } = spawnSync(command, args, { stdio: 'inherit' });
+  if (error) throw error;
+  if (status === 0) return;
+  process.exitCode = 1;
+  throw new Error(`${command} ended with ${status}`);
+}
