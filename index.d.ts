@@ -51,6 +51,15 @@ export interface PostgresWorldConfig {
   streamFlushIntervalMs?: number;
   /** Part of the SDK's queue names. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none. */
   namespace?: string;
+  /** Receives what is worth telling. Default: `console`, without the debug lines. */
+  log?: (line: LogLine) => void;
+}
+
+/** Nothing is logged per job but at level `debug`; passwords, tokens and payloads never are. */
+export interface LogLine {
+  level: 'debug' | 'info' | 'warn' | 'error';
+  message: string;
+  [field: string]: unknown;
 }
 
 /** The World of the SDK, with both ends of its life. */
@@ -96,9 +105,9 @@ export interface MessageData {
 
 /** A queue. Delivers each message to a {@link WkfProxy}, at least once, until it answers 2xx. */
 export interface QueueDriver {
-  /** Resolves when the message is stored; may tell the id under which it is known. */
-  pushStep(message: MessageData): Promise<string | undefined | void>;
-  pushFlow(message: MessageData): Promise<string | undefined | void>;
+  /** Resolves when the message is stored; a string is taken as the id under which it is known. */
+  pushStep(message: MessageData): Promise<unknown>;
+  pushFlow(message: MessageData): Promise<unknown>;
   /** Starts the workers. Called by `world.start()`. */
   start(): Promise<void>;
   /** Stops the workers. Called by `world.close()`. */
@@ -128,6 +137,7 @@ export interface PgBossHttpProxyQueueOptions {
   /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
   baseUrl?: string;
   namespace?: string;
+  log?: (line: LogLine) => void;
 }
 
 /** The default driver: jobs in pg-boss's tables, delivered to the app over HTTP. Workers start with `start()`. */

@@ -28,7 +28,9 @@ export function configure(options) {
     throw invalid('The options must be an object');
   }
   const given = Object.fromEntries(
-    Object.entries(options).filter(([name, value]) => OPTIONS.includes(name) && value !== undefined),
+    Object.entries(options).filter(
+      ([name, value]) => OPTIONS.includes(name) && value !== undefined,
+    ),
   );
   const environment = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => VARIABLES.test(name)),

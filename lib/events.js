@@ -54,7 +54,9 @@ export function encodeEvent(runId, event, params = {}) {
     occurredAtMs: epochMs('occurredAt', params.occurredAt),
     snapshotMs: optionalInteger('stateUpdatedAt', params.stateUpdatedAt),
     name: optionalString('a name or token', nameOf(eventType, data)),
-    deploymentId: eventType.startsWith('run_') ? optionalString('deploymentId', data.deploymentId) : undefined,
+    deploymentId: eventType.startsWith('run_')
+      ? optionalString('deploymentId', data.deploymentId)
+      : undefined,
     detail: detailOf(eventType, data),
     timeMs: epochMs('resumeAt or retryAfter', data.resumeAt ?? data.retryAfter),
     webhook: typeof data.isWebhook === 'boolean' ? data.isWebhook : undefined,
@@ -164,7 +166,15 @@ function dataOf({ eventType, data }, payload, withPayloads) {
   return Object.keys(eventData).length > 0 ? eventData : undefined;
 }
 
-const ENTITY_DATES = ['createdAt', 'updatedAt', 'startedAt', 'completedAt', 'expiredAt', 'retryAfter', 'resumeAt'];
+const ENTITY_DATES = [
+  'createdAt',
+  'updatedAt',
+  'startedAt',
+  'completedAt',
+  'expiredAt',
+  'retryAfter',
+  'resumeAt',
+];
 
 /**
  * Times become Dates, and what SQL knows as NULL is absent: the SDK's schemas refuse null.

@@ -42,5 +42,6 @@ function load() {
 // reads trace(), nft follows the import.
 Reflect.set(globalThis, Symbol.for(`${PACKAGE}//trace`), [
   trace,
-  () => import(/* webpackIgnore: true */ /* turbopackIgnore: true */ '@workflow/world-postgres/native'),
+  () =>
+    import(/* webpackIgnore: true */ /* turbopackIgnore: true */ '@workflow/world-postgres/native'),
 ]);

@@ -34,7 +34,8 @@ export function createPgBossHttpProxyQueue(options = {}) {
   }
 
   /** @param {'step' | 'flow'} kind */
-  const push = (kind) =>
+  const push =
+    (kind) =>
     /** @param {import('../index.js').MessageData} message */
     async (message) => {
       const { data, headers, delaySeconds, idempotencyKey, id, queueName, messageId } = message;

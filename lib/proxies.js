@@ -16,7 +16,8 @@ export function createHttpProxy(options) {
   let proxy;
 
   /** @param {'step' | 'flow'} kind */
-  const send = (kind) =>
+  const send =
+    (kind) =>
     /** @param {import('../index.js').MessageData} message */
     async (message) => {
       proxy ??= callSync(

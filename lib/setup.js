@@ -82,7 +82,9 @@ async function installPgBoss(core, schema, report) {
   const known = createRequire(import.meta.url)('pg-boss/package.json').pgboss.schema;
   if ((await queueSchema(core)).kind === 'absent') {
     const made = await call(core.installQueueSchema(getConstructionPlans(schema)));
-    report(`Schema "${schema}": ${made ? 'created' : 'created by another process'} (pg-boss ${known})`);
+    report(
+      `Schema "${schema}": ${made ? 'created' : 'created by another process'} (pg-boss ${known})`,
+    );
   }
   const { kind, version, ours } = await queueSchema(core);
   if (kind === 'foreign') {
@@ -97,7 +99,9 @@ async function installPgBoss(core, schema, report) {
     await call(core.migrateQueueSchema(getMigrationPlans(schema, version)));
     report(`Schema "${schema}": updated from pg-boss ${version} to ${known}`);
   } else if (version !== known) {
-    report(`Schema "${schema}": ${ours ? 'made by a newer' : 'of your own'} pg-boss (${version}; this package brings ${known}), left as it is`);
+    report(
+      `Schema "${schema}": ${ours ? 'made by a newer' : 'of your own'} pg-boss (${version}; this package brings ${known}), left as it is`,
+    );
   } else {
     report(`Schema "${schema}": up to date (pg-boss ${known})`);
   }

@@ -55,7 +55,9 @@ export function createStorage(core) {
       /** @param {string} runId @param {string} eventId @param {ReadParams} [params] */
       async get(runId, eventId, params) {
         const all = withPayloads(params);
-        const reply = await call(core().event(string('runId', runId), string('eventId', eventId), all));
+        const reply = await call(
+          core().event(string('runId', runId), string('eventId', eventId), all),
+        );
         return eventOf(runId, JSON.parse(reply.json), reply, all);
       },
       /** @param {ReadParams & { runId: string }} params */
@@ -70,7 +72,9 @@ export function createStorage(core) {
         const correlationId = string('correlationId', params?.correlationId);
         const runId = optionalString('runId', params.runId);
         const all = withPayloads(params);
-        const reply = await call(core().eventsByCorrelation(correlationId, runId, pageOf(params), all));
+        const reply = await call(
+          core().eventsByCorrelation(correlationId, runId, pageOf(params), all),
+        );
         return page(reply, (item, owner) => eventOf(owner, item, reply, all));
       },
     },

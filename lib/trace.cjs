@@ -12,6 +12,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './errors.js'));
   readFileSync(join(__dirname, './events.js'));
   readFileSync(join(__dirname, './input.js'));
+  readFileSync(join(__dirname, './log.js'));
   readFileSync(join(__dirname, './native.js'));
   readFileSync(join(__dirname, './pgboss.js'));
   readFileSync(join(__dirname, './proxies.js'));

@@ -1,5 +1,6 @@
 import { configure } from './configuration.js';
 import { call, callSync, worldError } from './errors.js';
+import { logToConsole } from './log.js';
 import { native } from './native.js';
 import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
 import { createQueue, createQueueHandlerFactory } from './queue.js';
@@ -30,7 +31,7 @@ const NO_OPTIONS = Object.freeze({});
  */
 export function createWorld(options = NO_OPTIONS) {
   const resources = lazy(() => open(options));
-  const lifecycle = createLifecycle(resources);
+  const lifecycle = createLifecycle(resources, options.log ?? logToConsole);
 
   const world = {
     specVersion: SPEC_VERSION,
@@ -69,8 +70,11 @@ function open(options) {
   return { configuration, core, driver };
 }
 
-/** @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources */
-function createLifecycle(resources) {
+/**
+ * @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources
+ * @param {(line: import('../index.js').LogLine) => void} log
+ */
+function createLifecycle(resources, log) {
   /** @type {Promise<void> | undefined} */
   let started;
   /** @type {Promise<void> | undefined} */
@@ -98,9 +102,11 @@ function createLifecycle(resources) {
         const { configuration, core, driver } = use();
         callSync(() => configuration.checkStart());
         if (configuration.hasDefaultToken) {
-          console.warn(
-            `[${PACKAGE}] WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: anybody who reaches this app can execute workflow steps. Production refuses to start without it.`,
-          );
+          log({
+            level: 'warn',
+            message:
+              'WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: whoever reaches this app can execute workflow steps. Production refuses to start without it.',
+          });
         }
         await call(core.check());
         await driver.start();
