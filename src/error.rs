@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// `WorkflowRunNotFoundError`, status 404.
     #[error("Workflow run \"{run_id}\" not found")]
