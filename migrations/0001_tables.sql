@@ -115,6 +115,7 @@ CREATE TABLE :"schema".workflow_waits (
 -- No reference to workflow_runs: the SDK's health check writes to streams of runs that never exist.
 CREATE TABLE :"schema".workflow_streams (
   name       text COLLATE "C" PRIMARY KEY,
+  id         bigint GENERATED ALWAYS AS IDENTITY,
   run_id     text COLLATE "C" NOT NULL,
   next_index integer NOT NULL DEFAULT 0,
   closed     boolean NOT NULL DEFAULT false,
@@ -124,9 +125,13 @@ CREATE TABLE :"schema".workflow_streams (
 
 CREATE INDEX workflow_streams_run ON :"schema".workflow_streams (run_id);
 
+-- By number, not by name: a chunk is often smaller than the name of its stream.
 CREATE TABLE :"schema".workflow_stream_chunks (
-  name  text COLLATE "C" NOT NULL,
-  index integer NOT NULL,
-  data  bytea NOT NULL,
-  PRIMARY KEY (name, index)
+  stream_id bigint NOT NULL,
+  index     integer NOT NULL,
+  data      bytea NOT NULL,
+  PRIMARY KEY (stream_id, index)
 );
+
+-- Not compressed: chunks are small or packed already, and a writer waits for each.
+ALTER TABLE :"schema".workflow_stream_chunks ALTER data SET STORAGE EXTERNAL;

@@ -24,6 +24,7 @@ const MIGRATIONS: &[Migration] = &[
 const FUNCTIONS: &[&str] = &[
     include_str!("../../migrations/functions/entity_json.sql"),
     include_str!("../../migrations/functions/append_events.sql"),
+    include_str!("../../migrations/functions/stream_append.sql"),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS :\"schema\".workflow_migrations (

@@ -55,6 +55,7 @@ impl Database {
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
         let notifications = Notifications::new(
             connect_options(&config, listen_url)?,
+            pool.clone(),
             Channels::of(&config.schema, &config.queue_schema),
         );
         Ok(Self { config, pool, notifications })

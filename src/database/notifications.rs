@@ -2,22 +2,48 @@
 //!
 //! A subscription is only ever a hint to look: it is woken by a notification of its topic, and also
 //! whenever the connection was lost and is back, because anything may have happened in between.
+//!
+//! A transaction pooler takes a LISTEN and never delivers a notification. So a notification to
+//! ourselves has to arrive, sent over the pool that the writes use, before we count as listening.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha224};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use tokio::sync::Notify;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+const CONNECT_TIMEOUT: Duration = seconds(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
-const RECONNECT_MAX: Duration = Duration::from_secs(1);
+const RECONNECT_MAX: Duration = seconds(1);
+/// How long the notification to ourselves may take.
+const PROBE_TIMEOUT: Duration = seconds(5);
+/// A pooler rarely turns into something else.
+const DEAF_RETRY: Duration = seconds(60);
+/// A connection that said nothing for this long is asked whether it lives: nobody else would notice
+/// that a firewall or a crashed host has cut it.
+const PING_INTERVAL: Duration = seconds(10);
+const PING_TIMEOUT: Duration = seconds(5);
+/// A process without subscriptions gives its connection back after so many intervals.
+const UNUSED_INTERVALS: u32 = 3;
+/// A loss that lasts longer is worth a warning.
+const WARN_AFTER: Duration = seconds(10);
+const CLOSE_TIMEOUT: Duration = seconds(1);
+
+/// Tests live five times as fast.
+const fn seconds(count: u64) -> Duration {
+    Duration::from_millis(count * if cfg!(test) { 200 } else { 1000 })
+}
+
+type Warn = Box<dyn Fn(&str) + Send + Sync>;
 
 pub struct Notifications {
     options: PgConnectOptions,
+    sender: PgPool,
     channels: Channels,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -41,10 +67,12 @@ impl Channels {
     }
 }
 
-#[derive(Default)]
 struct Shared {
-    listening: AtomicBool,
     topics: Mutex<HashMap<Topic, Vec<Weak<Notify>>>>,
+    subscribed: Notify,
+    listening: watch::Sender<bool>,
+    closed: watch::Sender<bool>,
+    warn: OnceLock<Warn>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -61,8 +89,16 @@ pub struct Subscription {
 }
 
 impl Notifications {
-    pub fn new(options: PgConnectOptions, channels: Channels) -> Self {
-        Self { options, channels, shared: Arc::default(), task: Mutex::default() }
+    /// `options`: where to LISTEN. `sender`: the pool of those who notify.
+    pub fn new(options: PgConnectOptions, sender: PgPool, channels: Channels) -> Self {
+        let shared = Shared {
+            topics: Mutex::default(),
+            subscribed: Notify::new(),
+            listening: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
+            warn: OnceLock::new(),
+        };
+        Self { options, sender, channels, shared: Arc::new(shared), task: Mutex::default() }
     }
 
     pub fn channels(&self) -> &Channels {
@@ -71,7 +107,17 @@ impl Notifications {
 
     /// Whether notifications arrive now. While not, subscribers have to poll.
     pub fn is_listening(&self) -> bool {
-        self.shared.listening.load(Ordering::Relaxed)
+        *self.shared.listening.borrow()
+    }
+
+    /// How many subscriptions there are now.
+    pub fn subscriptions(&self) -> usize {
+        self.shared.topics().values().map(Vec::len).sum()
+    }
+
+    /// Who is told, once per loss, that notifications do not arrive. The first call counts.
+    pub fn on_warning(&self, warn: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.shared.warn.set(Box::new(warn));
     }
 
     /// The first subscription opens the connection. Subscribe before reading: what happens after the
@@ -80,22 +126,38 @@ impl Notifications {
         let topic = Topic { channel: channel.to_owned(), payload: payload.to_owned() };
         let wake = Arc::new(Notify::new());
         self.shared.topics().entry(topic.clone()).or_default().push(Arc::downgrade(&wake));
+        self.shared.subscribed.notify_one();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if task.is_none() {
-            let (options, channels, shared) =
-                (self.options.clone(), self.channels.clone(), Arc::clone(&self.shared));
-            *task = Some(tokio::spawn(listen(options, channels, shared)));
+        if task.is_none() && !self.shared.is_closed() {
+            let listener = Listener {
+                options: self.options.clone(),
+                sender: self.sender.clone(),
+                channels: self.channels.clone(),
+                probe: format!("workflow_probe_{:016x}", rand::random::<u64>()),
+                shared: Arc::clone(&self.shared),
+            };
+            *task = Some(tokio::spawn(listener.run()));
         }
         Subscription { topic, wake, shared: Arc::clone(&self.shared) }
     }
 
+    /// Wakes all subscribers a last time. Those that come later are never woken.
     pub async fn close(&self) {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = {
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.closed.send_replace(true);
+            task.take()
+        };
         if let Some(task) = task {
-            task.abort();
-            // An aborted task ends with an error that says just that.
+            // It ends by itself; an error would be a panic of its own, and there is nothing left to end.
             let _ = task.await;
         }
+    }
+}
+
+impl Drop for Notifications {
+    fn drop(&mut self) {
+        self.shared.closed.send_replace(true);
     }
 }
 
@@ -103,6 +165,20 @@ impl Subscription {
     /// Returns at once where a notification came since the last call.
     pub async fn notified(&self) {
         self.wake.notified().await;
+    }
+
+    /// As [`Self::notified`], but while notifications do not arrive it returns after `poll`.
+    pub async fn notified_or(&self, poll: Duration) {
+        let mut listening = self.shared.listening.subscribe();
+        let deaf = async {
+            // Fails only once the sender is gone, and we hold that.
+            let _ = listening.wait_for(|listening| !listening).await;
+            sleep(poll).await;
+        };
+        tokio::select! {
+            () = self.notified() => {}
+            () = deaf => {}
+        }
     }
 }
 
@@ -123,6 +199,16 @@ impl Shared {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn wanted(&self) {
+        while self.topics().is_empty() {
+            self.subscribed.notified().await;
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     fn wake(&self, channel: &str, payload: &str) {
         let topic = Topic { channel: channel.to_owned(), payload: payload.to_owned() };
         for wake in self.topics().get(&topic).into_iter().flatten().filter_map(Weak::upgrade) {
@@ -135,36 +221,161 @@ impl Shared {
             wake.notify_one();
         }
     }
-}
 
-async fn listen(options: PgConnectOptions, channels: Channels, shared: Arc<Shared>) {
-    let mut pause = RECONNECT_FIRST;
-    loop {
-        if let Ok(mut listener) = connect(&options, &channels).await {
-            pause = RECONNECT_FIRST;
-            shared.listening.store(true, Ordering::Relaxed);
-            // After LISTEN took effect: what was missed before is found by those who look now.
-            shared.wake_all();
-            while let Ok(Some(notification)) = listener.try_recv().await {
-                shared.wake(notification.channel(), notification.payload());
-            }
-            shared.listening.store(false, Ordering::Relaxed);
+    fn warn(&self, message: &str) {
+        if let Some(warn) = self.warn.get() {
+            warn(message);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RECONNECT_MAX);
     }
 }
 
-async fn connect(options: &PgConnectOptions, channels: &Channels) -> sqlx::Result<PgListener> {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_with(options.clone())
-        .await?;
-    let mut listener = PgListener::connect_with(&pool).await?;
-    // Reconnecting is the loop's above: it also has to wake everybody.
-    listener.eager_reconnect(false);
-    listener.listen_all([channels.streams.as_str(), channels.queue.as_str()]).await?;
-    Ok(listener)
+struct Listener {
+    options: PgConnectOptions,
+    sender: PgPool,
+    channels: Channels,
+    /// The channel of our notifications to ourselves.
+    probe: String,
+    shared: Arc<Shared>,
 }
+
+enum End {
+    /// Nobody is subscribed any more.
+    Idle,
+    /// It was listening and is no more.
+    Lost,
+    /// Connected, but notifications do not arrive.
+    Deaf,
+    Failed(sqlx::Error),
+}
+
+impl Listener {
+    async fn run(self) {
+        let mut closed = self.shared.closed.subscribe();
+        let mut pause = RECONNECT_FIRST;
+        let mut down_since = Instant::now();
+        let mut warned = false;
+        loop {
+            // A pool of its own for each attempt: a connection that hangs must not block the next.
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(CONNECT_TIMEOUT)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_lazy_with(self.options.clone());
+            let end = tokio::select! {
+                biased;
+                _ = closed.wait_for(|closed| *closed) => None,
+                end = self.listen(&pool) => Some(end),
+            };
+            self.shared.listening.send_replace(false);
+            // Where it hangs there is nothing to save.
+            let _ = timeout(CLOSE_TIMEOUT, pool.close()).await;
+
+            let Some(end) = end else { break };
+            let mut resting = Duration::ZERO;
+            let mut warning = None;
+            match end {
+                End::Idle | End::Lost => {
+                    (pause, down_since, warned) = (RECONNECT_FIRST, Instant::now(), false);
+                }
+                End::Deaf => {
+                    resting = DEAF_RETRY;
+                    warning = Some(
+                        "Notifications of PostgreSQL do not arrive, as behind a transaction pooler; polling \
+                         instead. Set WORKFLOW_POSTGRES_LISTEN_URL to a direct connection to the same database."
+                            .to_owned(),
+                    );
+                }
+                End::Failed(error) => {
+                    resting = pause;
+                    pause = (pause * 2).min(RECONNECT_MAX);
+                    if down_since.elapsed() > WARN_AFTER {
+                        warning = Some(format!(
+                            "No connection for notifications of PostgreSQL; polling until there is one: {error}"
+                        ));
+                    }
+                }
+            }
+            if let (false, Some(warning)) = (warned, warning) {
+                warned = true;
+                self.shared.warn(&warning);
+            }
+            tokio::select! {
+                biased;
+                _ = closed.wait_for(|closed| *closed) => break,
+                () = async {
+                    sleep(resting).await;
+                    self.shared.wanted().await;
+                } => {}
+            }
+        }
+        // They find the database closed.
+        self.shared.wake_all();
+    }
+
+    async fn listen(&self, pool: &PgPool) -> End {
+        let mut listener = match self.connect(pool).await {
+            Ok(Some(listener)) => listener,
+            Ok(None) => return End::Deaf,
+            Err(error) => return End::Failed(error),
+        };
+        self.shared.listening.send_replace(true);
+        // After LISTEN took effect: what was missed before is found by those who look now.
+        self.shared.wake_all();
+
+        let mut ticks = interval(PING_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let (mut heard, mut unused) = (false, 0);
+        loop {
+            tokio::select! {
+                received = listener.try_recv() => {
+                    let Ok(Some(notification)) = received else { return End::Lost };
+                    heard = true;
+                    self.shared.wake(notification.channel(), notification.payload());
+                }
+                _ = ticks.tick() => {
+                    unused = if self.shared.topics().is_empty() { unused + 1 } else { 0 };
+                    if unused == UNUSED_INTERVALS {
+                        return End::Idle;
+                    }
+                    if !heard && !matches!(timeout(PING_TIMEOUT, listener.execute("SELECT 1")).await, Ok(Ok(_))) {
+                        return End::Lost;
+                    }
+                    heard = false;
+                }
+            }
+        }
+    }
+
+    /// `None` where notifications do not arrive.
+    async fn connect(&self, pool: &PgPool) -> sqlx::Result<Option<PgListener>> {
+        let mut listener = timeout(CONNECT_TIMEOUT, async {
+            let mut listener = PgListener::connect_with(pool).await?;
+            // Reconnecting is the loop's in `run`: it also has to wake everybody.
+            listener.eager_reconnect(false);
+            listener.listen_all([&*self.channels.streams, &*self.channels.queue, &*self.probe]).await?;
+            Ok::<_, sqlx::Error>(listener)
+        })
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+
+        // Not over the listening connection: a pooler could deliver it there with the statement's result.
+        // As plain text, because poolers lose prepared statements.
+        let notify = format!("SELECT pg_notify('{}', '')", self.probe);
+        self.sender.execute(AssertSqlSafe(notify)).await?;
+        let heard = async {
+            while let Some(notification) = listener.try_recv().await? {
+                if notification.channel() == self.probe {
+                    return Ok(true);
+                }
+            }
+            Err(sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into()))
+        };
+        let heard = timeout(PROBE_TIMEOUT, heard).await.unwrap_or(Ok(false))?;
+        Ok(heard.then_some(listener))
+    }
+}
+
+#[cfg(test)]
+mod tests;

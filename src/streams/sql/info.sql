@@ -1,0 +1,1 @@
+SELECT next_index, closed FROM :"schema".workflow_streams WHERE name = $1
