@@ -7,7 +7,9 @@
  */
 export function logToConsole({ level, message, ...fields }) {
   if (level === 'debug') return;
-  const details = Object.entries(fields).map(([name, value]) => ` ${name}=${JSON.stringify(value)}`);
+  const details = Object.entries(fields).map(
+    ([name, value]) => ` ${name}=${JSON.stringify(value)}`,
+  );
   console[level](`[@workflow/world-postgres] ${message}${details.join('')}`);
 }
 

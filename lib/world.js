@@ -33,6 +33,9 @@ export function createWorld(options = NO_OPTIONS) {
   const resources = lazy(() => open(options));
   const lifecycle = createLifecycle(resources, options.log ?? logToConsole);
 
+  /** @param {string} token */
+  const acceptsToken = (token) => lifecycle.use().configuration.acceptsToken(token);
+
   const world = {
     specVersion: SPEC_VERSION,
     ...(options.streamFlushIntervalMs !== undefined && {
@@ -42,16 +45,16 @@ export function createWorld(options = NO_OPTIONS) {
     ...createStreamer(() => lifecycle.use().core),
     queue: createQueue(() => lifecycle.use().driver),
     createQueueHandler: createQueueHandlerFactory((token) =>
-      (options === NO_OPTIONS ? authority(world) : world)[ACCEPTS_TOKEN](token),
+      (options === NO_OPTIONS ? authority(acceptsToken) : acceptsToken)(token),
     ),
     getDeploymentId: async () => DEPLOYMENT_ID,
+    /** @returns {Promise<void>} */
     async start() {
       await lifecycle.start();
       register(world);
     },
     close: () => lifecycle.close(),
-    [ACCEPTS_TOKEN]: (/** @type {string} */ token) =>
-      lifecycle.use().configuration.acceptsToken(token),
+    [ACCEPTS_TOKEN]: acceptsToken,
   };
   return world;
 }
@@ -64,6 +67,7 @@ function open(options) {
     () => callSync(() => new (native().Core)(configuration)),
     (core) => core.close(),
   );
+  /** @type {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }} */
   const driver = (options.queueFactory ?? createPgBossHttpProxyQueue)();
   // A driver of ours that was given no connection or token of its own takes those of this World.
   driver[BIND]?.(options);
@@ -150,13 +154,11 @@ function register(world) {
 /**
  * Who decides about a delivery to a World without options: the one that was started, if it is one of
  * ours. The SDK makes its handlers from such a World, while the started one may know another token.
- * @template T
- * @param {T} self
- * @returns {T}
+ * @param {(token: string) => boolean} self
  */
 function authority(self) {
   const registered = Reflect.get(globalThis, SDK_WORLDS[0]);
-  return registered?.[ACCEPTS_TOKEN] ? registered : self;
+  return registered?.[ACCEPTS_TOKEN] ?? self;
 }
 
 /**

@@ -47,9 +47,10 @@ impl Database {
             .idle_timeout(IDLE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
-                Box::pin(
-                    async move { Ok(meta.idle_for < CHECK_AFTER_IDLE || connection.ping().await.is_ok()) },
-                )
+                Box::pin(async move {
+                    Ok(meta.idle_for < CHECK_AFTER_IDLE
+                        || timeout(CHECK_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
+                })
             })
             .connect_lazy_with(connect_options(&config, &config.url)?);
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);

@@ -57,7 +57,8 @@ impl Core {
     #[napi(constructor, catch_unwind)]
     pub fn new(configuration: &Configuration) -> napi::Result<Self> {
         let config = &configuration.config;
-        let database = within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
+        let database =
+            within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
         let database = Arc::new(database);
         Ok(Self {
             storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()),
@@ -148,7 +149,12 @@ impl Core {
     }
 
     #[napi]
-    pub async fn steps(&self, run_id: String, page: PageRequest, with_payloads: bool) -> napi::Result<NodeReply> {
+    pub async fn steps(
+        &self,
+        run_id: String,
+        page: PageRequest,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
         reply(self.storage.steps(&run_id, &page.into(), with_payloads).await)
     }
 
@@ -163,7 +169,12 @@ impl Core {
     }
 
     #[napi]
-    pub async fn events(&self, run_id: String, page: PageRequest, with_payloads: bool) -> napi::Result<NodeReply> {
+    pub async fn events(
+        &self,
+        run_id: String,
+        page: PageRequest,
+        with_payloads: bool,
+    ) -> napi::Result<NodeReply> {
         reply(self.storage.events(&run_id, None, &page.into(), with_payloads).await)
     }
 

@@ -85,7 +85,9 @@ impl Append {
         if let Some(name) = &self.name {
             check_id("eventData.workflowName, stepName or token", name)?;
         } else if matches!(event_type, "run_created" | "step_created" | "hook_created") {
-            return Err(Error::Invalid(format!("{event_type} needs a workflowName, stepName or token in its eventData")));
+            return Err(Error::Invalid(format!(
+                "{event_type} needs a workflowName, stepName or token in its eventData"
+            )));
         }
         if let Some(deployment_id) = &self.deployment_id {
             check_id("eventData.deploymentId", deployment_id)?;
@@ -113,7 +115,9 @@ impl Append {
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }
 
 struct Call {
@@ -202,7 +206,10 @@ impl Appender {
         }
     }
 
-    async fn execute<'a>(&self, calls: impl Iterator<Item = &'a Append> + Clone) -> Result<Vec<Result<Reply>>> {
+    async fn execute<'a>(
+        &self,
+        calls: impl Iterator<Item = &'a Append> + Clone,
+    ) -> Result<Vec<Result<Reply>>> {
         fn column<'a, T>(calls: impl Iterator<Item = &'a Append>, of: impl Fn(&'a Append) -> T) -> Vec<T> {
             calls.map(of).collect()
         }
@@ -309,7 +316,14 @@ fn take_reply(call: &Append, rows: &mut &[PgRow]) -> Result<Reply> {
         let input = payloads.push(row.try_get("out_payload")?);
         let input_data = if conflict || input.is_some() { None } else { raw(data)? };
         let entity = raw(entity)?;
-        return payloads.reply(&Appended { run_id: call.run_id().to_owned(), event, entity, input, input_data, log });
+        return payloads.reply(&Appended {
+            run_id: call.run_id().to_owned(),
+            event,
+            entity,
+            input,
+            input_data,
+            log,
+        });
     }
     Err(Error::Database("append_events gave no outcome for a call".to_owned()))
 }
@@ -350,9 +364,9 @@ fn refusal(call: &Append, outcome: &str, detail: Option<&str>) -> Error {
         },
         "precondition_failed" => Error::PreconditionFailed { event_type: event_type.clone() },
         "run_not_supported" => Error::RunNotSupported { run: number(), world: SPEC_VERSION },
-        "legacy_unsupported" => {
-            Error::Invalid(format!("{event_type} is not supported for legacy runs (spec version 1): \"{run_id}\""))
-        }
+        "legacy_unsupported" => Error::Invalid(format!(
+            "{event_type} is not supported for legacy runs (spec version 1): \"{run_id}\""
+        )),
         other => Error::Database(format!("append_events gave an unknown outcome {other:?}")),
     }
 }

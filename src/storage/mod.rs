@@ -58,7 +58,9 @@ impl Pagination {
             None => Ok(default),
             Some("asc") => Ok(Order::Ascending),
             Some("desc") => Ok(Order::Descending),
-            Some(other) => Err(Error::Invalid(format!("sortOrder must be \"asc\" or \"desc\", not {other:?}"))),
+            Some(other) => {
+                Err(Error::Invalid(format!("sortOrder must be \"asc\" or \"desc\", not {other:?}")))
+            }
         }
     }
 
@@ -111,11 +113,15 @@ impl Storage {
         let order = pagination.order(Order::Descending)?;
         let limit = pagination.limit(DEFAULT_LIMIT);
         let cursor = pagination.cursor()?;
-        let statement = self.list(include_str!("sql/runs_list.sql"), order, &[
-            (workflow_name.is_some(), "workflow_name =", 1),
-            (status.is_some(), "status =", 2),
-            (cursor.is_some(), &format!("run_id {}", order.beyond()), 3),
-        ]);
+        let statement = self.list(
+            include_str!("sql/runs_list.sql"),
+            order,
+            &[
+                (workflow_name.is_some(), "workflow_name =", 1),
+                (status.is_some(), "status =", 2),
+                (cursor.is_some(), &format!("run_id {}", order.beyond()), 3),
+            ],
+        );
         let query = || {
             self.database
                 .query(&statement)
@@ -136,7 +142,11 @@ impl Storage {
             None => self.run_of_correlation(step_id).await?.ok_or_else(missing)?,
         };
         let query = || {
-            self.database.query(&self.step_get).bind(run_id.clone()).bind(step_id.to_owned()).bind(with_payloads)
+            self.database
+                .query(&self.step_get)
+                .bind(run_id.clone())
+                .bind(step_id.to_owned())
+                .bind(with_payloads)
         };
         let rows = self.database.fetch_all(query).await?;
         let mut payloads = Payloads::default();
@@ -149,11 +159,11 @@ impl Storage {
         let order = pagination.order(Order::Descending)?;
         let limit = pagination.limit(DEFAULT_LIMIT);
         let cursor = pagination.cursor()?;
-        let statement = self.list(include_str!("sql/steps_list.sql"), order, &[(
-            cursor.is_some(),
-            &format!("step_id {}", order.beyond()),
-            2,
-        )]);
+        let statement = self.list(
+            include_str!("sql/steps_list.sql"),
+            order,
+            &[(cursor.is_some(), &format!("step_id {}", order.beyond()), 2)],
+        );
         let query = || {
             self.database
                 .query(&statement)
@@ -173,7 +183,12 @@ impl Storage {
         self.one_hook((None, None, Some(token)), token, with_metadata).await
     }
 
-    pub async fn hooks(&self, run_id: Option<&str>, pagination: &Pagination, with_metadata: bool) -> Result<Reply> {
+    pub async fn hooks(
+        &self,
+        run_id: Option<&str>,
+        pagination: &Pagination,
+        with_metadata: bool,
+    ) -> Result<Reply> {
         let page = self.hook_page((run_id, None, None), pagination, with_metadata).await?;
         page.payloads.reply(&page.page)
     }
@@ -186,18 +201,28 @@ impl Storage {
         payloads.reply(&hook)
     }
 
-    async fn hook_page(&self, by: HookFilter<'_>, pagination: &Pagination, with_metadata: bool) -> Result<HookPage> {
-        let owned = |id: Option<&str>| id.map(|id| check_id("hook filter", id).map(str::to_owned)).transpose();
+    async fn hook_page(
+        &self,
+        by: HookFilter<'_>,
+        pagination: &Pagination,
+        with_metadata: bool,
+    ) -> Result<HookPage> {
+        let owned =
+            |id: Option<&str>| id.map(|id| check_id("hook filter", id).map(str::to_owned)).transpose();
         let (run_id, hook_id, token) = (owned(by.0)?, owned(by.1)?, owned(by.2)?);
         let order = pagination.order(Order::Ascending)?;
         let limit = pagination.limit(DEFAULT_HOOKS_LIMIT);
         let cursor = pagination.cursor()?;
-        let statement = self.list(include_str!("sql/hooks_list.sql"), order, &[
-            (run_id.is_some(), "run_id =", 1),
-            (hook_id.is_some(), "hook_id =", 2),
-            (token.is_some(), "token =", 3),
-            (cursor.is_some(), &format!("hook_id {}", order.beyond()), 4),
-        ]);
+        let statement = self.list(
+            include_str!("sql/hooks_list.sql"),
+            order,
+            &[
+                (run_id.is_some(), "run_id =", 1),
+                (hook_id.is_some(), "hook_id =", 2),
+                (token.is_some(), "token =", 3),
+                (cursor.is_some(), &format!("hook_id {}", order.beyond()), 4),
+            ],
+        );
         let query = || {
             self.database
                 .query(&statement)
@@ -210,15 +235,20 @@ impl Storage {
         };
         let rows = self.database.fetch_all(query).await?;
         let mut payloads = Payloads::default();
-        let page = page(&rows, limit, |row| row.try_get::<String, _>(0).map_err(Error::from), |row| {
-            Ok(EntityOut {
-                entity: required(raw(row.try_get(1)?)?)?,
-                input: payloads.push(row.try_get(2)?),
-                input_data: raw(row.try_get(3)?)?,
-                output: None,
-                output_data: None,
-            })
-        })?;
+        let page = page(
+            &rows,
+            limit,
+            |row| row.try_get::<String, _>(0).map_err(Error::from),
+            |row| {
+                Ok(EntityOut {
+                    entity: required(raw(row.try_get(1)?)?)?,
+                    input: payloads.push(row.try_get(2)?),
+                    input_data: raw(row.try_get(3)?)?,
+                    output: None,
+                    output_data: None,
+                })
+            },
+        )?;
         Ok(HookPage { page, payloads })
     }
 
@@ -227,7 +257,8 @@ impl Storage {
         let ids = EventIds::of(run_id);
         let missing = || Error::NotFound(format!("Event not found: {event_id}"));
         let slot = ids.decode(event_id).ok_or_else(missing)?;
-        let statement = self.list(include_str!("sql/events_list.sql"), Order::Ascending, &[(true, "slot =", 3)]);
+        let statement =
+            self.list(include_str!("sql/events_list.sql"), Order::Ascending, &[(true, "slot =", 3)]);
         let query = || {
             self.database
                 .query(&statement)
@@ -264,10 +295,14 @@ impl Storage {
                 Error::Invalid(format!("cursor {cursor:?} is not an event id of run \"{run_id}\""))
             })?),
         };
-        let statement = self.list(include_str!("sql/events_list.sql"), order, &[
-            (correlation_id.is_some(), "correlation_id =", 2),
-            (after.is_some(), &format!("slot {}", order.beyond()), 3),
-        ]);
+        let statement = self.list(
+            include_str!("sql/events_list.sql"),
+            order,
+            &[
+                (correlation_id.is_some(), "correlation_id =", 2),
+                (after.is_some(), &format!("slot {}", order.beyond()), 3),
+            ],
+        );
         let query = || {
             self.database
                 .query(&statement)
@@ -297,7 +332,14 @@ impl Storage {
             Some(run_id) => run_id.to_owned(),
             None => match self.run_of_correlation(correlation_id).await? {
                 Some(run_id) => run_id,
-                None => return Payloads::default().reply(&Page::<()> { data: vec![], cursor: None, has_more: false, run_id: None }),
+                None => {
+                    return Payloads::default().reply(&Page::<()> {
+                        data: vec![],
+                        cursor: None,
+                        has_more: false,
+                        run_id: None,
+                    });
+                }
             },
         };
         self.events(&run_id, Some(correlation_id.to_owned()), pagination, with_payloads).await
