@@ -1,5 +1,5 @@
 import { invalid } from './errors.js';
-import { epochMs, optionalInteger, optionalString } from './input.js';
+import { epochMs, isBytes, optionalInteger, optionalString } from './input.js';
 
 /** The field of an event's data that carries its payload: stored once, as bytes. */
 const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
@@ -49,7 +49,7 @@ export function encodeEvent(runId, event, params = {}) {
     eventType,
     correlationId: optionalString('correlationId', correlationId),
     specVersion: optionalInteger('specVersion', specVersion),
-    data: Object.keys(data).length > 0 ? toJson(eventType, data) : undefined,
+    data: eventData === undefined ? undefined : toJson(eventType, data),
     payload,
     occurredAtMs: epochMs('occurredAt', params.occurredAt),
     snapshotMs: optionalInteger('stateUpdatedAt', params.stateUpdatedAt),
@@ -71,7 +71,7 @@ function split(eventType, eventData) {
   const field = PAYLOAD[eventType];
   const payload = field === undefined ? undefined : eventData[field];
   // Runs of spec version 1 carry plain JSON, which stays where it is.
-  if (!field || !(payload instanceof Uint8Array)) return { data: eventData, payload: undefined };
+  if (!field || !isBytes(payload)) return { data: eventData, payload: undefined };
   const { [field]: _, ...data } = eventData;
   return { data, payload };
 }
@@ -163,7 +163,8 @@ function dataOf({ eventType, data }, payload, withPayloads) {
   if (field && payload) eventData[field] = payload;
   const leftOut = LEFT_OUT[eventType];
   if (leftOut && !withPayloads) delete eventData[leftOut];
-  return Object.keys(eventData).length > 0 ? eventData : undefined;
+  const given = withPayloads && data !== undefined;
+  return given || Object.keys(eventData).length > 0 ? eventData : undefined;
 }
 
 const ENTITY_DATES = [

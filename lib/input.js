@@ -1,6 +1,15 @@
 import { invalid } from './errors.js';
 
 /**
+ * A Uint8Array or Buffer, also one of another realm, such as a test runner's.
+ * @param {unknown} value
+ * @returns {value is Uint8Array}
+ */
+export function isBytes(value) {
+  return ArrayBuffer.isView(value) && Reflect.get(value, Symbol.toStringTag) === 'Uint8Array';
+}
+
+/**
  * @param {string} what
  * @param {unknown} value
  */

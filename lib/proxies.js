@@ -1,5 +1,6 @@
 import { configure } from './configuration.js';
 import { call, callSync, invalid } from './errors.js';
+import { isBytes } from './input.js';
 import { native } from './native.js';
 
 /**
@@ -48,7 +49,7 @@ export function createHttpProxy(options) {
  * @returns {Uint8Array}
  */
 export function bodyOf(data) {
-  if (data instanceof Uint8Array) return data;
+  if (isBytes(data)) return data;
   if (typeof data === 'string') return Buffer.from(data, 'base64');
   throw invalid('MessageData.data must be bytes, or a base64 string');
 }

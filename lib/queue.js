@@ -1,4 +1,5 @@
 import { invalid, worldError } from './errors.js';
+import { isBytes } from './input.js';
 import { native } from './native.js';
 
 /** The prefix of a queue name, from @workflow/world's ValidQueueName, and what follows it. */
@@ -78,7 +79,7 @@ function encodeBody(message) {
     function tagBytes(key, value) {
       // `value` has been through toJSON, which Buffer has; `this[key]` is what was really there.
       const original = this[key];
-      if (!(original instanceof Uint8Array)) return value;
+      if (!isBytes(original)) return value;
       const bytes = Buffer.from(original.buffer, original.byteOffset, original.byteLength);
       return { __type: 'Uint8Array', data: bytes.toString('base64') };
     },

@@ -1,6 +1,6 @@
 import { call, callSync, invalid } from './errors.js';
 import { bytesOf } from './events.js';
-import { optionalInteger, optionalString, string } from './input.js';
+import { isBytes, optionalInteger, optionalString, string } from './input.js';
 
 /** @typedef {import('../native/index.cjs').Core} Core */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
@@ -88,6 +88,6 @@ const encoder = new TextEncoder();
 /** @param {unknown} chunk */
 function bytes(chunk) {
   if (typeof chunk === 'string') return encoder.encode(chunk);
-  if (chunk instanceof Uint8Array) return chunk;
+  if (isBytes(chunk)) return chunk;
   throw invalid('A chunk must be a Uint8Array or a string');
 }

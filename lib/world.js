@@ -53,7 +53,10 @@ export function createWorld(options = NO_OPTIONS) {
       await lifecycle.start();
       register(world);
     },
-    close: () => lifecycle.close(),
+    async close() {
+      unregister(world);
+      await lifecycle.close();
+    },
     [ACCEPTS_TOKEN]: acceptsToken,
   };
   return world;
@@ -149,6 +152,13 @@ function register(world) {
   const target = process.env.WORKFLOW_TARGET_WORLD;
   if (target && target !== PACKAGE && !target.startsWith(`${PACKAGE}/`)) return;
   for (const symbol of SDK_WORLDS) Reflect.set(globalThis, symbol, world);
+}
+
+/** @param {object} world */
+function unregister(world) {
+  for (const symbol of SDK_WORLDS) {
+    if (Reflect.get(globalThis, symbol) === world) Reflect.deleteProperty(globalThis, symbol);
+  }
 }
 
 /**

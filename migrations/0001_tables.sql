@@ -84,7 +84,8 @@ CREATE TABLE :"schema".workflow_steps (
 CREATE TABLE :"schema".workflow_hooks (
   run_id        text COLLATE "C" NOT NULL,
   hook_id       text COLLATE "C" NOT NULL,
-  -- NULL once disposed: the row stays until its run ends, so that the hook cannot be created twice.
+  -- NULL once disposed, or where another hook had it: the row stays until its run ends, so that the
+  -- hook cannot be created twice.
   token         text COLLATE "C",
   metadata_slot integer NOT NULL,
   is_webhook    boolean,

@@ -57,6 +57,7 @@ DECLARE
   last_at   timestamptz;
   at        timestamptz;
   ended     boolean;
+  legacy    boolean;
   external_event boolean;
 BEGIN
   -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for.
@@ -139,7 +140,9 @@ BEGIN
       at := GREATEST(at, last_at + interval '1 millisecond');
     END IF;
 
-    IF COALESCE(run.spec_version, 1) <= 1 AND types[i] NOT IN ('wait_completed', 'hook_received') THEN
+    -- Runs of spec version 1 can be inspected, cancelled and resumed, not executed.
+    legacy := COALESCE(run.spec_version, 1) <= 1;
+    IF legacy AND types[i] NOT IN ('wait_completed', 'hook_received') THEN
       IF types[i] = 'run_cancelled' THEN
         IF NOT ended THEN
           UPDATE :"schema".workflow_runs SET status = 'cancelled', completed_at = at, updated_at = at
@@ -267,6 +270,9 @@ BEGIN
           SELECT * INTO hook FROM :"schema".workflow_hooks WHERE token = names[i];
           -- Not found: its owner let go of the token between the two statements, so try again.
           IF hook.run_id IS NOT NULL THEN
+            -- The loser leaves a row without a token: a repeat must not win after all, once the token is free.
+            INSERT INTO :"schema".workflow_hooks (run_id, hook_id, metadata_slot, is_webhook, spec_version, created_at, disposed_at)
+              VALUES (run.run_id, correlation_ids[i], last_slot + 1, webhooks[i], spec_versions[i], at, at);
             out_type := 'hook_conflict';
             out_data := json_build_object('token', names[i], 'conflictingRunId', hook.run_id);
             EXIT;
@@ -277,10 +283,10 @@ BEGIN
     WHEN 'hook_received' THEN
       SELECT * INTO hook FROM :"schema".workflow_hooks
         WHERE run_id = run.run_id AND hook_id = correlation_ids[i] AND disposed_at IS NULL;
-      IF hook.run_id IS NULL THEN
-        out_outcome := 'hook_not_found';
-      ELSE
+      IF hook.run_id IS NOT NULL THEN
         out_entity := :"schema".hook_json(hook);
+      ELSIF NOT legacy THEN
+        out_outcome := 'hook_not_found';
       END IF;
 
     WHEN 'hook_disposed' THEN
@@ -311,7 +317,7 @@ BEGIN
         out_entity := :"schema".wait_json(wait);
       ELSIF ended OR EXISTS (SELECT FROM :"schema".workflow_waits WHERE run_id = run.run_id AND correlation_id = correlation_ids[i]) THEN
         out_outcome := 'entity_conflict';
-      ELSE
+      ELSIF NOT legacy THEN
         out_outcome := 'wait_not_found';
       END IF;
     END CASE;
