@@ -1,5 +1,6 @@
 import { configure } from './configuration.js';
 import { call, callSync } from './errors.js';
+import { logger } from './log.js';
 import { native } from './native.js';
 import { bodyOf } from './proxies.js';
 import { share } from './shared.js';
@@ -76,7 +77,7 @@ export function createPgBossHttpProxyQueue(options = {}) {
   return driver;
 }
 
-/** @param {object} options */
+/** @param {import('../index.js').PgBossHttpProxyQueueOptions} options */
 function open(options) {
   const configuration = configure(options);
   const core = share(
@@ -86,7 +87,7 @@ function open(options) {
   );
   const queue = share(
     `queue ${configuration.queueKey}`,
-    () => callSync(() => new (native().PgBossQueue)(core.value, configuration)),
+    () => callSync(() => new (native().PgBossQueue)(core.value, configuration, logger(options.log))),
     (value) => call(value.close(DRAIN_MS)),
   );
   return { core, queue };

@@ -91,6 +91,12 @@ impl Core {
         queue_schema::migrate(&self.database, script).await.map_err(to_js)
     }
 
+    /// Creates the queues that do not exist; the names of all.
+    #[napi]
+    pub async fn create_queues(&self) -> napi::Result<Vec<String>> {
+        pgboss::setup(&self.database, &self.queue_config).await.map_err(to_js)
+    }
+
     /// Fails unless the database is set up for this version.
     #[napi]
     pub async fn check(&self) -> napi::Result<()> {

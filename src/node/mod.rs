@@ -6,6 +6,7 @@
 
 mod configuration;
 mod core;
+mod queue;
 mod streams;
 
 use napi::bindgen_prelude::{Buffer, create_custom_tokio_runtime};

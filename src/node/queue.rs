@@ -1,0 +1,183 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::Status;
+use napi::bindgen_prelude::{Buffer, FnArgs, Uint8Array, block_on};
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::configuration::Configuration;
+use super::core::Core;
+use super::to_js;
+use crate::auth::Tokens;
+use crate::config::Target;
+use crate::error::{Error, Result};
+use crate::proxy::HttpProxy;
+use crate::queue::{self, Delivery, Kind, Level, Log, Message};
+
+/// `MessageData` without its bytes; headers as a JSON object.
+#[napi(object, object_to_js = false)]
+pub struct MessageRequest {
+    /// `flow` or `step`.
+    pub kind: String,
+    pub id: String,
+    pub queue_name: String,
+    pub message_id: String,
+    pub idempotency_key: Option<String>,
+    pub headers: Option<String>,
+    pub delay_ms: Option<i64>,
+}
+
+impl MessageRequest {
+    fn into_message(self, body: &Uint8Array) -> Result<Message> {
+        Ok(Message {
+            kind: match self.kind.as_str() {
+                "flow" => Kind::Flow,
+                "step" => Kind::Step,
+                other => return Err(Error::Invalid(format!("a message is a flow or a step, not {other:?}"))),
+            },
+            id: self.id,
+            queue_name: self.queue_name,
+            message_id: self.message_id,
+            idempotency_key: self.idempotency_key,
+            headers: headers(self.headers.as_deref())?,
+            body: body.to_vec(),
+            delay: self.delay_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+        })
+    }
+}
+
+fn headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
+    let Some(json) = json else { return Ok(Vec::new()) };
+    let headers: BTreeMap<String, String> = serde_json::from_str(json)
+        .map_err(|error| Error::Invalid(format!("headers must be an object of strings: {error}")))?;
+    Ok(headers.into_iter().collect())
+}
+
+/// `(level, message, JSON of the fields)`. Does not keep the process alive.
+type LogFunction =
+    ThreadsafeFunction<FnArgs<(String, String, String)>, (), FnArgs<(String, String, String)>, Status, false, true>;
+
+struct JsLog(LogFunction);
+
+impl Log for JsLog {
+    fn log(&self, level: Level, message: &str, fields: &[(&str, &str)]) {
+        let level = match level {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        let fields: Map<String, Value> =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+        let line = (level.to_owned(), message.to_owned(), Value::from(fields).to_string());
+        self.0.call(line.into(), ThreadsafeFunctionCallMode::NonBlocking);
+    }
+}
+
+/// The built-in driver: pg-boss jobs, delivered over HTTP.
+#[napi]
+pub struct PgBossQueue {
+    queue: Arc<queue::PgBossQueue>,
+    target: Target,
+    tokens: Tokens,
+}
+
+#[napi]
+impl PgBossQueue {
+    /// Opens nothing and starts nothing.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(core: &Core, configuration: &Configuration, log: LogFunction) -> Self {
+        let config = &configuration.config;
+        let database = Arc::clone(&core.database);
+        Self {
+            queue: queue::PgBossQueue::new(database, config.queue.clone(), Arc::new(JsLog(log))),
+            target: config.target.clone(),
+            tokens: config.tokens.clone(),
+        }
+    }
+
+    /// Resolves, when the message is stored, with the id of the message that will be delivered.
+    #[napi]
+    pub async fn push(&self, message: MessageRequest, body: Uint8Array) -> napi::Result<Option<String>> {
+        let message = message.into_message(&body).map_err(to_js)?;
+        self.queue.push(message).await.map_err(to_js)
+    }
+
+    #[napi]
+    pub async fn start(&self) -> napi::Result<()> {
+        let proxy = HttpProxy::new(&self.target, &self.tokens).map_err(to_js)?;
+        self.queue.start(Arc::new(proxy)).await.map_err(to_js)
+    }
+
+    /// Lets running deliveries finish for up to `limitMs`, then hands the rest back.
+    #[napi]
+    pub async fn close(&self, limit_ms: u32) {
+        self.queue.close(Duration::from_millis(limit_ms.into())).await;
+    }
+
+    /// For the end of the process: hands everything back now, and takes no longer than `limitMs`.
+    #[napi(catch_unwind)]
+    pub fn hand_back(&self, limit_ms: u32) {
+        // What is not handed back in time is found when its lease expires.
+        let _ = block_on(async {
+            timeout(Duration::from_millis(limit_ms.into()), self.queue.close(Duration::ZERO)).await
+        });
+    }
+}
+
+/// Executes messages by HTTP, for a queue of the user's own.
+#[napi(js_name = "HttpProxy")]
+pub struct NodeHttpProxy {
+    proxy: HttpProxy,
+}
+
+#[napi(object, object_from_js = false)]
+pub struct ProxyAnswer {
+    pub status: u32,
+    /// JSON of `[name, value]` pairs.
+    pub headers: String,
+    pub body: Buffer,
+}
+
+#[napi]
+impl NodeHttpProxy {
+    #[napi(constructor, catch_unwind)]
+    pub fn new(configuration: &Configuration) -> napi::Result<Self> {
+        let config = &configuration.config;
+        let proxy = HttpProxy::new(&config.target, &config.tokens).map_err(to_js)?;
+        Ok(Self { proxy })
+    }
+
+    #[napi]
+    pub async fn send(
+        &self,
+        message: MessageRequest,
+        body: Uint8Array,
+        attempt: u32,
+    ) -> napi::Result<ProxyAnswer> {
+        let message = message.into_message(&body).map_err(to_js)?;
+        let delivery = Delivery {
+            kind: message.kind,
+            id: message.id,
+            queue_name: message.queue_name,
+            idempotency_key: message.idempotency_key,
+            message_id: message.message_id,
+            attempt,
+            body: message.body,
+            headers: message.headers,
+        };
+        let answer = self.proxy.proxy(&delivery).await.map_err(to_js)?;
+        Ok(ProxyAnswer {
+            status: answer.status.into(),
+            headers: Value::from_iter(
+                answer.headers.into_iter().map(|(name, value)| Value::from_iter([name, value])),
+            )
+            .to_string(),
+            body: answer.body.into(),
+        })
+    }
+}
