@@ -25,6 +25,14 @@ const FUNCTIONS: &[&str] = &[
     include_str!("../../migrations/functions/entity_json.sql"),
     include_str!("../../migrations/functions/append_events.sql"),
     include_str!("../../migrations/functions/stream_append.sql"),
+    include_str!("../../migrations/functions/queue_is_special.sql"),
+    include_str!("../../migrations/functions/queue_push.sql"),
+    include_str!("../../migrations/functions/queue_claim.sql"),
+    include_str!("../../migrations/functions/queue_return.sql"),
+    include_str!("../../migrations/functions/queue_settle.sql"),
+    include_str!("../../migrations/functions/queue_heartbeat.sql"),
+    include_str!("../../migrations/functions/queue_sweep.sql"),
+    include_str!("../../migrations/functions/queue_stranded.sql"),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS :\"schema\".workflow_migrations (

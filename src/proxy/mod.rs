@@ -1,1 +1,5 @@
+//! Where deliveries go.
 
+pub mod http;
+
+pub use http::{HttpProxy, Response};

@@ -1,1 +1,79 @@
+//! The queue: messages, and the driver that keeps them as pg-boss jobs and delivers them.
+//!
+//! It knows no proxies: who starts a worker says how to [`Deliver`].
 
+pub mod message;
+pub mod pgboss;
+mod store;
+mod timing;
+mod worker;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+pub use message::{Delivery, Message};
+pub use pgboss::PgBossQueue;
+pub use worker::Health;
+
+/// Flows are replays of a run, steps execute user code; each kind has its own queue and its own slots,
+/// so that long steps never keep replays waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Flow,
+    Step,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Flow, Self::Step];
+
+    /// The word for it in queue names.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Flow => "workflow",
+            Self::Step => "step",
+        }
+    }
+}
+
+/// What became of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Deliver the same message again after a while; this is no failure.
+    Reschedule {
+        delay: Duration,
+    },
+    /// An attempt was made and did not succeed.
+    Failed {
+        error: String,
+    },
+    /// Nobody took the message: no attempt was made.
+    Unreachable {
+        error: String,
+    },
+}
+
+pub trait Deliver: Send + Sync + 'static {
+    /// May take as long as the user's code does: there is no deadline.
+    fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome>;
+
+    /// Whether the target takes deliveries. Until it does, none are claimed.
+    fn ready(&self) -> BoxFuture<'static, bool> {
+        std::future::ready(true).boxed()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Where log lines go. Nothing is logged per job but at [`Level::Debug`].
+pub trait Log: Send + Sync + 'static {
+    fn log(&self, level: Level, message: &str, fields: &[(&str, &str)]);
+}

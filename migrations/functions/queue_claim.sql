@@ -1,0 +1,101 @@
+-- Leases due jobs of one queue to the caller, as pg-boss's fetch does: by priority, then age.
+--
+-- started_on is exact to the microsecond and belongs to one claim only: with the job's id it is the
+-- fence of everything that the claimant does with the job later.
+--
+-- A run (group_id) is delivered by one worker at a time, which the unique index on active jobs of a
+-- key guarantees: an active flow always carries its run id as key. What that index refuses, because
+-- the other claim was not visible yet, is tried again by the caller ('again'). The short lock_timeout
+-- keeps a claim from waiting for writers that could be waiting for it.
+CREATE OR REPLACE FUNCTION :"schema".queue_claim(
+  queue       text,
+  one_per_run boolean,
+  most        integer,
+  lease       integer   -- seconds
+) RETURNS TABLE (
+  out_what    text,     -- 'claimed', 'again', or 'next' with the time of the next job that will be due
+  out_queue   text,
+  out_id      text,
+  out_claim   bigint,   -- epoch µs
+  out_attempt integer,
+  out_group   text,
+  out_data    text,
+  out_ms      bigint
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off SET lock_timeout = '100ms' AS $$
+#variable_conflict use_column
+DECLARE
+  taken  integer := 0;
+  -- Later than now(), which is when the statement arrived: what has come in since may be waiting for
+  -- this very look.
+  moment timestamptz := clock_timestamp();
+BEGIN
+  IF most > 0 THEN
+    BEGIN
+      -- The final sort is more than an order: no row leaves before all are updated, so that a refused
+      -- update leaves nothing in the answer.
+      RETURN QUERY
+        WITH high AS (
+          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
+          FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority > 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND NOT (one_per_run AND EXISTS (
+              SELECT FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
+        ), normal AS (
+          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
+          FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND NOT (one_per_run AND EXISTS (
+              SELECT FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
+        ), low AS (
+          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
+          FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority < 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND NOT (one_per_run AND EXISTS (
+              SELECT FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
+        ), candidates AS (
+          SELECT * FROM high UNION ALL SELECT * FROM normal UNION ALL SELECT * FROM low LIMIT most
+        ), chosen AS (
+          SELECT c.id, c.run, row_number() OVER (PARTITION BY c.run ORDER BY c.priority DESC, c.created_on) AS rank
+          FROM candidates c
+        ), claimed AS (
+          UPDATE :"queue_schema".job j SET
+              state = 'active',
+              retry_count = j.retry_count + (j.started_on IS NOT NULL)::integer,
+              started_on = clock_timestamp(),
+              heartbeat_on = now(),
+              heartbeat_seconds = lease,
+              group_id = c.run,
+              singleton_key = CASE WHEN one_per_run THEN c.run ELSE j.singleton_key END
+            FROM chosen c
+            WHERE j.name = queue AND j.id = c.id AND (c.rank = 1 OR NOT one_per_run)
+            RETURNING j.*
+        )
+        SELECT 'claimed', queue, c.id::text, (extract(epoch FROM c.started_on) * 1000000)::bigint, c.retry_count + 1,
+               c.group_id, c.data::text, NULL::bigint
+        FROM claimed c ORDER BY c.priority DESC, c.created_on;
+      GET DIAGNOSTICS taken = ROW_COUNT;
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+      RETURN QUERY SELECT 'again', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL, NULL::bigint;
+    END;
+  END IF;
+
+  IF taken < most THEN
+    RETURN QUERY
+      SELECT 'next', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL,
+             ceil(extract(epoch FROM j.created_on - clock_timestamp()) * 1000)::bigint
+      FROM :"queue_schema".job j
+      WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority = 0 AND j.created_on > moment
+      ORDER BY j.created_on LIMIT 1;
+  END IF;
+END
+$$;

@@ -1,0 +1,135 @@
+-- What became of deliveries, and what their worker does next: settles jobs and claims new ones, in one
+-- statement. A job that its claimant has lost meanwhile is left alone and reported as 'lost'.
+--
+-- Locks: all active flows first, which nobody waits for who holds a waiting one; then the waiting
+-- ones by key; then steps.
+CREATE OR REPLACE FUNCTION :"schema".queue_settle(
+  flows          text,
+  steps          text,
+  channel        text,
+  lease          integer,
+  keep_completed boolean,
+  names          text[],
+  ids            uuid[],
+  claims         bigint[],   -- epoch µs of the claim
+  actions        text[],     -- 'complete', 'fail', 'reschedule' or 'release'
+  delays         bigint[],   -- ms, of 'fail' and 'reschedule'
+  errors         text[],
+  most_flows     integer,    -- how many to claim; NULL: do not even look
+  most_steps     integer
+) RETURNS TABLE (
+  out_what    text,          -- 'lost', or see queue_claim
+  out_queue   text,
+  out_id      text,
+  out_claim   bigint,
+  out_attempt integer,
+  out_group   text,
+  out_data    text,
+  out_ms      bigint
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+  queue text;
+  most  integer;
+  taken integer;
+  hits  uuid[];
+  done  uuid[];
+  runs  text[];
+BEGIN
+  FOREACH queue IN ARRAY ARRAY[flows, steps] LOOP
+    done := '{}';
+    runs := '{}';
+
+    IF EXISTS (SELECT FROM unnest(names, actions) AS u(name, action) WHERE u.name = queue AND u.action = 'complete') THEN
+      -- The dependants of a `blocking` job must see it completed; JavaScript senders can make such.
+      WITH gone AS (
+        DELETE FROM :"queue_schema".job j USING unnest(names, ids, claims, actions) AS u(name, id, claim, action)
+          WHERE u.name = queue AND u.action = 'complete' AND NOT keep_completed AND NOT j.blocking
+            AND j.name = queue AND j.id = u.id AND j.state = 'active'
+            AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond'
+          RETURNING j.id, j.singleton_key
+      )
+      SELECT COALESCE(array_agg(g.id), '{}'), COALESCE(array_agg(g.singleton_key), '{}') INTO done, runs FROM gone g;
+
+      IF cardinality(done) < cardinality(ids) AND EXISTS (
+        SELECT FROM unnest(names, ids, actions) AS u(name, id, action)
+        WHERE u.name = queue AND u.action = 'complete' AND u.id <> ALL (done)
+      ) THEN
+        WITH kept AS (
+          UPDATE :"queue_schema".job j SET state = 'completed', completed_on = now(), output = NULL
+            FROM unnest(names, ids, claims, actions) AS u(name, id, claim, action)
+            WHERE u.name = queue AND u.action = 'complete'
+              AND j.name = queue AND j.id = u.id AND j.state = 'active'
+              AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond'
+            RETURNING j.id, j.singleton_key
+        )
+        SELECT done || array_agg(k.id), runs || array_agg(k.singleton_key) INTO done, runs FROM kept k;
+      END IF;
+    END IF;
+
+    IF EXISTS (SELECT FROM unnest(names, actions) AS u(name, action) WHERE u.name = queue AND u.action <> 'complete') THEN
+      SELECT array_agg(h.id ORDER BY h.singleton_key COLLATE "C"), runs || array_agg(h.singleton_key) INTO hits, runs FROM (
+        SELECT j.id, j.singleton_key
+        FROM unnest(names, ids, claims, actions) AS u(name, id, claim, action)
+        JOIN :"queue_schema".job j ON j.name = queue AND j.id = u.id AND j.state = 'active'
+          AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond'
+        WHERE u.name = queue AND u.action <> 'complete'
+        ORDER BY j.singleton_key COLLATE "C" FOR UPDATE OF j
+      ) h;
+      done := done || hits;
+
+      -- The last allowed attempt failed: the job stays, with its error, for people to see.
+      UPDATE :"queue_schema".job j
+        SET state = 'failed', completed_on = now(), output = jsonb_build_object('message', u.error)
+        FROM unnest(ids, actions, errors) AS u(id, action, error)
+        WHERE j.name = queue AND j.id = u.id AND u.id = ANY (hits) AND u.action = 'fail' AND j.retry_count >= j.retry_limit;
+
+      IF queue = flows THEN
+        PERFORM :"schema".queue_return(flows, h.id, u.action, u.delay, u.error)
+          FROM unnest(hits) WITH ORDINALITY AS h(id, rank)
+          JOIN unnest(ids, actions, delays, errors) AS u(id, action, delay, error) ON u.id = h.id
+          ORDER BY h.rank;
+      ELSE
+        UPDATE :"queue_schema".job j SET
+            state = CAST(CASE u.action WHEN 'fail' THEN 'retry' ELSE 'created' END AS :"queue_schema".job_state),
+            retry_count = CASE u.action WHEN 'reschedule' THEN 0 ELSE j.retry_count END,
+            -- A failure leaves started_on: the next claim counts an attempt more.
+            started_on = CASE u.action WHEN 'fail' THEN j.started_on END,
+            heartbeat_on = NULL,
+            heartbeat_seconds = NULL,
+            start_after = now() + u.delay * interval '1 millisecond',
+            created_on = now() + u.delay * interval '1 millisecond',
+            output = CASE u.action WHEN 'fail' THEN jsonb_build_object('message', u.error) WHEN 'release' THEN j.output END
+          FROM unnest(ids, actions, delays, errors) AS u(id, action, delay, error)
+          WHERE j.name = queue AND j.id = u.id AND u.id = ANY (hits) AND j.state = 'active';
+      END IF;
+    END IF;
+
+    RETURN QUERY
+      SELECT 'lost', queue, u.id::text, u.claim, NULL::integer, NULL, NULL, NULL::bigint
+      FROM unnest(names, ids, claims) AS u(name, id, claim) WHERE u.name = queue AND u.id <> ALL (done);
+
+    most := CASE queue WHEN flows THEN most_flows ELSE most_steps END;
+    taken := 0;
+    IF most IS NOT NULL THEN
+      RETURN QUERY SELECT c.* FROM :"schema".queue_claim(queue, queue = flows, most, lease) c;
+      GET DIAGNOSTICS taken = ROW_COUNT;
+    END IF;
+
+    -- What can go on now, and did not go on here, others are told of.
+    IF cardinality(runs) > 0 AND taken >= COALESCE(most, 0) AND (
+      queue = flows AND EXISTS (
+        SELECT FROM :"queue_schema".job j
+        WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = ANY (runs)
+          AND j.start_after <= now())
+      OR queue = steps AND EXISTS (
+        SELECT FROM :"queue_schema".job j
+        WHERE j.name = steps AND j.state < 'active' AND j.policy = 'exclusive' AND COALESCE(j.singleton_key, '') = ANY (runs)
+          AND j.start_after <= now())
+    ) THEN
+      PERFORM pg_notify(channel, queue);
+    END IF;
+  END LOOP;
+END
+$$;

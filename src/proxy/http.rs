@@ -1,0 +1,258 @@
+//! Deliveries as HTTP requests to the routes that the SDK generates in the app.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::{Host, Url};
+
+use crate::auth::{TOKEN_HEADER, Tokens};
+use crate::config::Target;
+use crate::error::{Error, Result};
+use crate::queue::{Deliver, Delivery, Kind, Outcome};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than the 5 s after which Node closes a connection that rests: a request must not meet that.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Finds a peer that is gone without a word while a step runs for hours.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const LONGEST_EXCERPT: usize = 500;
+/// An answer is a few bytes of JSON; more than this is not read.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+const QUEUE_NAME: &str = "x-vqs-queue-name";
+const MESSAGE_ID: &str = "x-vqs-message-id";
+const ATTEMPT: &str = "x-vqs-message-attempt";
+/// Whoever enqueues a message cannot set these: they are ours, or the connection's.
+const RESERVED: [&str; 10] = [
+    QUEUE_NAME,
+    MESSAGE_ID,
+    ATTEMPT,
+    TOKEN_HEADER,
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "host",
+    "expect",
+];
+
+/// Everything that is not visible ASCII, and the escape itself; the handler decodes.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+#[derive(Clone)]
+pub struct HttpProxy {
+    client: reqwest::Client,
+    base: Arc<Url>,
+    base_url: Arc<str>,
+    token: HeaderValue,
+    probed: bool,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    timeout_seconds: Option<f64>,
+}
+
+impl HttpProxy {
+    pub fn new(target: &Target, tokens: &Tokens) -> Result<Self> {
+        // Another part of the process may have installed one; any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let base = Url::parse(&target.base_url)
+            .map_err(|error| Error::Configuration(format!("The base URL is not a URL: {error}")))?;
+        let local = is_loopback(&base);
+        let mut client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_keepalive(KEEPALIVE)
+            .redirect(Policy::none());
+        if local {
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| {
+            Error::Configuration(format!("No HTTP client could be made: {}", describe(&error)))
+        })?;
+        let mut token = HeaderValue::from_str(tokens.first())
+            .map_err(|_| Error::Configuration("The security token cannot be sent in a header".to_owned()))?;
+        token.set_sensitive(true);
+        Ok(Self {
+            client,
+            base_url: target.base_url.trim_end_matches('/').into(),
+            base: Arc::new(base),
+            token,
+            // Behind a proxy, a direct connection says nothing.
+            probed: local || !has_system_proxy(),
+        })
+    }
+
+    /// Sends a message and returns the answer as it is.
+    pub async fn proxy(&self, delivery: &Delivery) -> Result<Response> {
+        let response = self.send(delivery).await.map_err(|error| Error::Unavailable(describe(&error)))?;
+        let status = response.status().as_u16();
+        let headers = response
+            .headers()
+            .iter()
+            .map(|(name, value)| {
+                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
+            .collect();
+        let body = response.bytes().await.map_err(|error| Error::Unavailable(describe(&error)))?;
+        Ok(Response { status, headers, body: body.into() })
+    }
+
+    async fn send(&self, delivery: &Delivery) -> reqwest::Result<reqwest::Response> {
+        let route = match delivery.kind {
+            Kind::Flow => "flow",
+            Kind::Step => "step",
+        };
+        self.client
+            .post(format!("{}/.well-known/workflow/v1/{route}", self.base_url))
+            .headers(self.headers(delivery))
+            .body(delivery.body.clone())
+            .send()
+            .await
+    }
+
+    fn headers(&self, delivery: &Delivery) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &delivery.headers {
+            let name = name.to_ascii_lowercase();
+            if !RESERVED.contains(&name.as_str())
+                && let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value))
+            {
+                headers.insert(name, value);
+            }
+        }
+        let escaped = |text: &str| {
+            HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
+                .unwrap_or_else(|_| HeaderValue::from_static(""))
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(QUEUE_NAME, escaped(&delivery.queue_name));
+        headers.insert(MESSAGE_ID, escaped(&delivery.message_id));
+        headers.insert(ATTEMPT, HeaderValue::from(delivery.attempt));
+        headers.insert(TOKEN_HEADER, self.token.clone());
+        headers
+    }
+
+    async fn outcome(self, delivery: Delivery) -> Outcome {
+        let mut response = match self.send(&delivery).await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Outcome::Unreachable { error: describe(&error) },
+            Err(error) => return Outcome::Failed { error: describe(&error) },
+        };
+        let status = response.status();
+        let location = response.headers().get(LOCATION).cloned();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                // The handler's answer is what acknowledges; half of one does not.
+                Err(error) => return Outcome::Failed { error: describe(&error) },
+            }
+            if body.len() > LONGEST_ANSWER {
+                break;
+            }
+        }
+        let delay = serde_json::from_slice::<Answer>(&body)
+            .ok()
+            .and_then(|answer| answer.timeout_seconds)
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        match (status.as_u16(), delay) {
+            // 503 is how the handlers of custom queues may say it.
+            (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
+            (200..300, None) => Outcome::Done,
+            (300..400, _) => Outcome::Failed {
+                error: format!(
+                    "{} answered {status}, a redirect to {}. Workflow routes must answer themselves: set \
+                     WORKFLOW_POSTGRES_APP_URL to the final address, and keep middleware away from \
+                     /.well-known/workflow/",
+                    self.base_url,
+                    location.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("nowhere"),
+                ),
+            },
+            _ => {
+                Outcome::Failed { error: format!("{} answered {status}: {}", self.base_url, excerpt(&body)) }
+            }
+        }
+    }
+
+    async fn accepts_connections(self) -> bool {
+        if !self.probed {
+            return true;
+        }
+        let (Some(host), Some(port)) = (self.base.host(), self.base.port_or_known_default()) else {
+            return true;
+        };
+        let connect = async {
+            match host {
+                Host::Domain(name) => TcpStream::connect((name, port)).await,
+                Host::Ipv4(address) => TcpStream::connect((address, port)).await,
+                Host::Ipv6(address) => TcpStream::connect((address, port)).await,
+            }
+        };
+        timeout(CONNECT_TIMEOUT, connect).await.is_ok_and(|connected| connected.is_ok())
+    }
+}
+
+impl Deliver for HttpProxy {
+    fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
+        self.clone().outcome(delivery).boxed()
+    }
+
+    fn ready(&self) -> BoxFuture<'static, bool> {
+        self.clone().accepts_connections().boxed()
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn has_system_proxy() -> bool {
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// reqwest's own text is vague ("error sending request"); the cause is in its sources.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_EXCERPT * 4)]);
+    text.trim().chars().take(LONGEST_EXCERPT).collect()
+}

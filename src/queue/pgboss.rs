@@ -1,0 +1,156 @@
+//! The built-in driver: messages are jobs in pg-boss's own tables.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+pub use super::store::{Depth, check, setup};
+use super::store::{Push, Pushed, Store};
+use super::worker::{Health, Worker};
+use super::{Deliver, Log, Message};
+use crate::config::QueueConfig;
+use crate::database::Database;
+use crate::error::{Error, Result};
+
+/// Statements that insert at the same time. Messages that come while all are busy go together with
+/// the next one; at rest nothing waits for company.
+const LANES: usize = 2;
+const BATCH: usize = 100;
+
+pub struct PgBossQueue {
+    store: Arc<Store>,
+    config: QueueConfig,
+    log: Arc<dyn Log>,
+    outbox: Mutex<Outbox>,
+    worker: Mutex<Option<Arc<Worker>>>,
+}
+
+#[derive(Default)]
+struct Outbox {
+    waiting: VecDeque<(Push, oneshot::Sender<Result<String>>)>,
+    lanes: usize,
+}
+
+impl PgBossQueue {
+    /// No I/O, and no workers: those come with [`Self::start`] only.
+    pub fn new(database: Arc<Database>, config: QueueConfig, log: Arc<dyn Log>) -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::new(Store::new(database, &config)),
+            config,
+            log,
+            outbox: Mutex::default(),
+            worker: Mutex::default(),
+        })
+    }
+
+    /// Returns the id of the message that will be delivered: this one, or the one that it equals.
+    pub async fn push(self: &Arc<Self>, message: Message) -> Result<Option<String>> {
+        let push = Push::new(Arc::new(message))?;
+        let (reply, answer) = oneshot::channel();
+        let lane = {
+            let mut outbox = self.outbox();
+            outbox.waiting.push_back((push, reply));
+            let free = outbox.lanes < LANES;
+            outbox.lanes += usize::from(free);
+            free
+        };
+        if lane {
+            // On its own: whoever awaits a push may stop doing so, others of the batch do not.
+            tokio::spawn(Arc::clone(self).run_lane());
+        }
+        answer.await.map_err(|_| Error::Closed)?.map(Some)
+    }
+
+    /// Starts delivering. Does nothing where deliveries run already.
+    pub async fn start(&self, deliver: Arc<dyn Deliver>) -> Result<()> {
+        check(&self.store.database, &self.config).await?;
+        let mut worker = self.worker_slot();
+        if worker.is_none() {
+            *worker =
+                Some(Worker::start(Arc::clone(&self.store), &self.config, deliver, Arc::clone(&self.log)));
+        }
+        Ok(())
+    }
+
+    /// Claims nothing more, lets running deliveries end for up to `limit`, and gives the rest back.
+    pub async fn close(&self, limit: Duration) {
+        let worker = self.worker_slot().take();
+        if let Some(worker) = worker {
+            worker.close(limit).await;
+        }
+    }
+
+    /// What this process does; `None` where no worker was started.
+    pub fn health(&self) -> Option<Health> {
+        self.worker().map(|worker| worker.health())
+    }
+
+    /// What all processes have before them.
+    pub async fn depth(&self) -> Result<Vec<Depth>> {
+        self.store.depth().await
+    }
+
+    async fn run_lane(self: Arc<Self>) {
+        loop {
+            let (mut pushes, mut replies) = (Vec::new(), Vec::new());
+            {
+                let mut outbox = self.outbox();
+                let count = outbox.waiting.len().min(BATCH);
+                if count == 0 {
+                    outbox.lanes -= 1;
+                    return;
+                }
+                let mut batch: Vec<_> = outbox.waiting.drain(..count).collect();
+                batch.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+                for (push, reply) in batch {
+                    pushes.push(push);
+                    replies.push(reply);
+                }
+            }
+            match self.run(&mut pushes).await {
+                Ok(pushed) => {
+                    for (reply, pushed) in replies.into_iter().zip(pushed) {
+                        // Nobody may be waiting any more.
+                        let _ = reply.send(Ok(pushed.message_id));
+                    }
+                }
+                Err(error) => {
+                    for reply in replies {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run(&self, pushes: &mut [Push]) -> Result<Vec<Pushed>> {
+        let worker = self.worker();
+        if let Some(worker) = &worker {
+            for push in pushes.iter_mut() {
+                worker.prepare(push);
+            }
+        }
+        let pushed = self.store.push(pushes).await;
+        if let Some(worker) = &worker {
+            match &pushed {
+                Ok(pushed) => worker.pushed(pushes, pushed),
+                Err(_) => worker.not_pushed(pushes),
+            }
+        }
+        pushed
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker_slot(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker(&self) -> Option<Arc<Worker>> {
+        self.worker_slot().clone()
+    }
+}

@@ -1,0 +1,1 @@
+SELECT column_name::text FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'job'

@@ -1,0 +1,1 @@
+SELECT name, policy FROM :"queue_schema".queue WHERE name IN ($1, $2)

@@ -1,0 +1,66 @@
+//! All periods of the queue, in one place, because they depend on each other.
+
+use std::time::Duration;
+
+/// How long a job stays with a process that gives no sign of life. With [`SWEEP`] on top, the jobs of
+/// a killed worker run elsewhere within 15 s.
+pub const LEASE: Duration = Duration::from_secs(8);
+/// Three of these may get lost before a lease does.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a worker looks for expired leases and for what no notification told: the floor.
+pub const SWEEP: Duration = Duration::from_secs(5);
+/// The same while notifications do not arrive (no LISTEN through a pooler, a lost connection).
+pub const SWEEP_WITHOUT_LISTEN: Duration = Duration::from_millis(500);
+/// Sweeps never follow each other faster.
+pub const SWEEP_GAP: Duration = Duration::from_millis(100);
+
+/// How often a page of unfinished runs is searched for those that nothing will wake.
+pub const RESCUE: Duration = Duration::from_secs(30);
+/// The same where more pages follow.
+pub const RESCUE_NEXT_PAGE: Duration = Duration::from_secs(5);
+pub const RESCUE_PAGE: i32 = 500;
+/// A run with an event since is not stranded: who wrote it may be about to send its message.
+pub const RESCUE_QUIET: Duration = Duration::from_secs(30);
+
+/// How often jobs that ended are looked through for those that were kept long enough.
+pub const PURGE: Duration = Duration::from_secs(600);
+
+/// After a statement that failed, and while a target does not answer.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A claim that met another one tries again.
+pub const CLAIM_AGAIN: Duration = Duration::from_millis(20);
+
+/// PostgreSQL's timestamps end; nobody waits longer.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// `2^n` times the first pause, up to the longest.
+pub fn backoff(failures: u32) -> Duration {
+    BACKOFF_FIRST.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX)
+}
+
+/// Before the next attempt, after `attempt` of them failed: 1 s, 2 s, 4 s … 15 min, a random part of
+/// up to a quarter earlier so that what failed together does not come back together.
+pub fn retry_delay(attempt: u32) -> Duration {
+    let seconds = 2f64.powi(attempt.saturating_sub(1).min(10) as i32).min(900.0);
+    Duration::from_secs_f64(seconds * rand::random_range(0.75..=1.0))
+}
+
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.min(LONGEST_DELAY).as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_slow_down_to_a_quarter_of_an_hour() {
+        for (attempt, longest) in [(1, 1), (2, 2), (3, 4), (10, 512), (11, 900), (49, 900), (u32::MAX, 900)] {
+            let delay = retry_delay(attempt);
+            let longest = Duration::from_secs(longest);
+            assert!(delay <= longest && delay >= longest.mul_f64(0.75), "{attempt}: {delay:?}");
+        }
+    }
+}
