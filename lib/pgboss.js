@@ -87,7 +87,8 @@ function open(options) {
   );
   const queue = share(
     `queue ${configuration.queueKey}`,
-    () => callSync(() => new (native().PgBossQueue)(core.value, configuration, logger(options.log))),
+    () =>
+      callSync(() => new (native().PgBossQueue)(core.value, configuration, logger(options.log))),
     (value) => call(value.close(DRAIN_MS)),
   );
   return { core, queue };

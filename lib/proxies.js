@@ -34,7 +34,7 @@ export function createHttpProxy(options) {
         headers: headers && JSON.stringify(headers),
       };
       const answer = await call(proxy.send(request, bodyOf(data), attempt));
-      return new Response(answer.body, {
+      return new Response(new Uint8Array(answer.body), {
         status: answer.status,
         headers: JSON.parse(answer.headers),
       });

@@ -7,8 +7,10 @@ use serde_json::json;
 use super::configuration::Configuration;
 use super::streams::StreamReader;
 use super::{NodeReply, reply, to_js};
+use crate::config::QueueConfig;
 use crate::database::{Database, migrations, queue_schema};
 use crate::error::Result;
+use crate::queue::pgboss;
 use crate::storage::reply::{Payloads, Reply, to_json};
 use crate::storage::{Append, Pagination, Storage};
 use crate::streams::{ChunkPage, Streams};
@@ -17,6 +19,7 @@ use crate::streams::{ChunkPage, Streams};
 #[napi]
 pub struct Core {
     pub(super) database: Arc<Database>,
+    queue: QueueConfig,
     storage: Storage,
     streams: Streams,
 }
@@ -63,6 +66,7 @@ impl Core {
         Ok(Self {
             storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()),
             streams: Streams::new(Arc::clone(&database)),
+            queue: config.queue.clone(),
             database,
         })
     }
@@ -94,7 +98,7 @@ impl Core {
     /// Creates the queues that do not exist; the names of all.
     #[napi]
     pub async fn create_queues(&self) -> napi::Result<Vec<String>> {
-        pgboss::setup(&self.database, &self.queue_config).await.map_err(to_js)
+        pgboss::setup(&self.database, &self.queue).await.map_err(to_js)
     }
 
     /// Fails unless the database is set up for this version.

@@ -58,8 +58,14 @@ fn headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
 }
 
 /// `(level, message, JSON of the fields)`. Does not keep the process alive.
-type LogFunction =
-    ThreadsafeFunction<FnArgs<(String, String, String)>, (), FnArgs<(String, String, String)>, Status, false, true>;
+type LogFunction = ThreadsafeFunction<
+    FnArgs<(String, String, String)>,
+    (),
+    FnArgs<(String, String, String)>,
+    Status,
+    false,
+    true,
+>;
 
 struct JsLog(LogFunction);
 
