@@ -107,8 +107,8 @@ pub async fn migrate(database: &Database) -> Result<Report> {
 
 /// For `start()`: whether this database is ours and of this version.
 pub async fn check(database: &Database) -> Result<()> {
-    let mut connection = database.pool().acquire().await?;
-    match inspect(&mut connection, database).await? {
+    let mut transaction = database.pool().begin().await?;
+    match inspect(&mut transaction, database).await? {
         State::Ours(version) if version == NEWEST => Ok(()),
         State::Ours(version) => Err(Error::NotSetUp(not_set_up(&format!(
             "schema \"{}\" is at version {version}, this package needs {NEWEST}",

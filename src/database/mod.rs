@@ -72,19 +72,37 @@ impl Database {
 
     /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
     pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
-        match self.pool.fetch_all(query()).await {
-            Err(error) if is_disconnect(&error) => Ok(self.pool.fetch_all(query()).await?),
+        match self.run(query()).await {
+            Err(error) if is_disconnect(&error) => Ok(self.run(query()).await?),
             other => Ok(other?),
         }
     }
 
     /// A write, or anything that must not run twice. Never repeated: its commit may have happened.
     pub async fn fetch_all_once(&self, query: Query) -> Result<Vec<PgRow>> {
-        Ok(self.pool.fetch_all(query).await?)
+        Ok(self.run(query).await?)
     }
 
     pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
-        Ok(self.pool.execute(query).await?)
+        if self.config.statement_cache {
+            return Ok(self.pool.execute(query).await?);
+        }
+        let mut transaction = self.pool.begin().await?;
+        let result = transaction.execute(query).await?;
+        transaction.commit().await?;
+        Ok(result)
+    }
+
+    /// A statement is parsed in one exchange and executed in the next. Between two transactions a
+    /// pooler may change the server, and one that does not know prepared statements then fails.
+    async fn run(&self, query: Query) -> sqlx::Result<Vec<PgRow>> {
+        if self.config.statement_cache {
+            return self.pool.fetch_all(query).await;
+        }
+        let mut transaction = self.pool.begin().await?;
+        let rows = transaction.fetch_all(query).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -111,7 +129,9 @@ fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOption
         .map_err(|_| {
             Error::Configuration("The PostgreSQL connection string could not be understood".to_owned())
         })?
-        .application_name(APPLICATION_NAME);
+        .application_name(APPLICATION_NAME)
+        // PgBouncer refuses it by default, and we have no floats.
+        .extra_float_digits(None);
     Ok(if config.statement_cache { options } else { options.statement_cache_capacity(0) })
 }
 

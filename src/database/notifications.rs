@@ -23,7 +23,7 @@ const RECONNECT_MAX: Duration = seconds(1);
 /// How long the notification to ourselves may take.
 const PROBE_TIMEOUT: Duration = seconds(5);
 /// A pooler rarely turns into something else.
-const DEAF_RETRY: Duration = seconds(60);
+const DEAF_RETRY: Duration = seconds(300);
 /// A connection that said nothing for this long is asked whether it lives: nobody else would notice
 /// that a firewall or a crashed host has cut it.
 const PING_INTERVAL: Duration = seconds(10);
@@ -133,7 +133,6 @@ impl Notifications {
                 options: self.options.clone(),
                 sender: self.sender.clone(),
                 channels: self.channels.clone(),
-                probe: format!("workflow_probe_{:016x}", rand::random::<u64>()),
                 shared: Arc::clone(&self.shared),
             };
             *task = Some(tokio::spawn(listener.run()));
@@ -233,8 +232,6 @@ struct Listener {
     options: PgConnectOptions,
     sender: PgPool,
     channels: Channels,
-    /// The channel of our notifications to ourselves.
-    probe: String,
     shared: Arc<Shared>,
 }
 
@@ -282,7 +279,8 @@ impl Listener {
                     resting = DEAF_RETRY;
                     warning = Some(
                         "Notifications of PostgreSQL do not arrive, as behind a transaction pooler; polling \
-                         instead. Set WORKFLOW_POSTGRES_LISTEN_URL to a direct connection to the same database."
+                         instead. Set WORKFLOW_POSTGRES_LISTEN_URL to a direct connection to the same database; where \
+                         the pooler does not know prepared statements, set WORKFLOW_POSTGRES_STATEMENT_CACHE=false."
                             .to_owned(),
                     );
                 }
@@ -350,31 +348,40 @@ impl Listener {
 
     /// `None` where notifications do not arrive.
     async fn connect(&self, pool: &PgPool) -> sqlx::Result<Option<PgListener>> {
-        let mut listener = timeout(CONNECT_TIMEOUT, async {
+        // Behind a transaction pooler a LISTEN stays with the server, and whoever is given that server
+        // next gets the notifications. So the real channels come second, and nobody else ever notifies
+        // the channel of the probe.
+        let probe = format!("workflow_probe_{:016x}", rand::random::<u64>());
+        let mut listener = in_time(async {
             let mut listener = PgListener::connect_with(pool).await?;
             // Reconnecting is the loop's in `run`: it also has to wake everybody.
             listener.eager_reconnect(false);
-            listener.listen_all([&*self.channels.streams, &*self.channels.queue, &*self.probe]).await?;
-            Ok::<_, sqlx::Error>(listener)
+            listener.listen(&probe).await?;
+            Ok(listener)
         })
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        .await?;
 
-        // Not over the listening connection: a pooler could deliver it there with the statement's result.
-        // As plain text, because poolers lose prepared statements.
-        let notify = format!("SELECT pg_notify('{}', '')", self.probe);
-        self.sender.execute(AssertSqlSafe(notify)).await?;
-        let heard = async {
-            while let Some(notification) = listener.try_recv().await? {
-                if notification.channel() == self.probe {
-                    return Ok(true);
-                }
-            }
-            Err(sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into()))
-        };
-        let heard = timeout(PROBE_TIMEOUT, heard).await.unwrap_or(Ok(false))?;
-        Ok(heard.then_some(listener))
+        // As plain text: poolers lose prepared statements.
+        match self.sender.execute(AssertSqlSafe(format!("SELECT pg_notify('{probe}', '')"))).await {
+            Ok(_) => {}
+            // The answer was the notification: the sender was given the listener's server.
+            Err(sqlx::Error::Protocol(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        match timeout(PROBE_TIMEOUT, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None)) => return Err(sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Ok(None),
+        }
+        in_time(listener.listen_all([&*self.channels.streams, &*self.channels.queue])).await?;
+        in_time(listener.unlisten(&probe)).await?;
+        Ok(Some(listener))
     }
+}
+
+async fn in_time<T>(connecting: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 #[cfg(test)]
