@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha224};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, Postgres, Row};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -348,20 +348,19 @@ impl Listener {
 
     /// `None` where notifications do not arrive.
     async fn connect(&self, pool: &PgPool) -> sqlx::Result<Option<PgListener>> {
+        // As plain text, all of it: poolers lose prepared statements.
+        let mut listener = in_time(PgListener::connect_with(pool)).await?;
+        // Reconnecting is the loop's in `run`: it also has to wake everybody.
+        listener.eager_reconnect(false);
+        if in_time(backend(&mut listener)).await? == backend(&self.sender).await? {
+            return Ok(None);
+        }
+
         // Behind a transaction pooler a LISTEN stays with the server, and whoever is given that server
         // next gets the notifications. So the real channels come second, and nobody else ever notifies
         // the channel of the probe.
         let probe = format!("workflow_probe_{:016x}", rand::random::<u64>());
-        let mut listener = in_time(async {
-            let mut listener = PgListener::connect_with(pool).await?;
-            // Reconnecting is the loop's in `run`: it also has to wake everybody.
-            listener.eager_reconnect(false);
-            listener.listen(&probe).await?;
-            Ok(listener)
-        })
-        .await?;
-
-        // As plain text: poolers lose prepared statements.
+        in_time(listener.listen(&probe)).await?;
         match self.sender.execute(AssertSqlSafe(format!("SELECT pg_notify('{probe}', '')"))).await {
             Ok(_) => {}
             // The answer was the notification: the sender was given the listener's server.
@@ -378,6 +377,10 @@ impl Listener {
         in_time(listener.unlisten(&probe)).await?;
         Ok(Some(listener))
     }
+}
+
+async fn backend(executor: impl Executor<'_, Database = Postgres>) -> sqlx::Result<i32> {
+    executor.fetch_one("SELECT pg_backend_pid()").await?.try_get(0)
 }
 
 async fn in_time<T>(connecting: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
