@@ -36,14 +36,18 @@ export function createWorld(options = NO_OPTIONS) {
   /** @param {string} token */
   const acceptsToken = (token) => lifecycle.use().configuration.acceptsToken(token);
 
+  const storage = createStorage(() => lifecycle.use().core);
+  const queue = createQueue(() => lifecycle.use().driver);
+
   const world = {
     specVersion: SPEC_VERSION,
     ...(options.streamFlushIntervalMs !== undefined && {
       streamFlushIntervalMs: options.streamFlushIntervalMs,
     }),
-    ...createStorage(() => lifecycle.use().core),
+    ...storage,
+    events: { ...storage.events, create: createEvent(storage, queue) },
     ...createStreamer(() => lifecycle.use().core),
-    queue: createQueue(() => lifecycle.use().driver),
+    queue,
     createQueueHandler: createQueueHandlerFactory((token) =>
       (options === NO_OPTIONS ? authority(acceptsToken) : acceptsToken)(token),
     ),
@@ -60,6 +64,24 @@ export function createWorld(options = NO_OPTIONS) {
     [ACCEPTS_TOKEN]: acceptsToken,
   };
   return world;
+}
+
+/**
+ * `events.create`, with one thing more: a cancelled run may have a message that waits for the end of
+ * its sleep, days ahead. A wake pulls it forward, finds the run ended, and the message is gone.
+ * @param {ReturnType<typeof createStorage>} storage
+ * @param {ReturnType<typeof createQueue>} queue
+ * @returns {ReturnType<typeof createStorage>['events']['create']}
+ */
+function createEvent(storage, queue) {
+  return async (runId, event, params) => {
+    const result = await storage.events.create(runId, event, params);
+    if (event.eventType === 'run_cancelled' && result.run) {
+      // The run is cancelled all the same; the message would only be gone later.
+      await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
+    }
+    return result;
+  };
 }
 
 /** @param {import('../index.js').PostgresWorldConfig} options */

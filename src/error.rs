@@ -43,6 +43,10 @@ pub enum Error {
     /// `WorkflowWorldError`, status 503, code `TRANSPORT`: no connection; the call may be repeated.
     #[error("PostgreSQL is not reachable: {0}")]
     Unavailable(String),
+    /// `WorkflowWorldError`, status 503, code `CONTENTION`: PostgreSQL undid the statement in favour of
+    /// another one; nothing was written and the call may be repeated.
+    #[error("PostgreSQL gave way to another transaction: {0}")]
+    Contention(String),
     /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
     #[error("PostgreSQL refused a statement: {0}")]
     Database(String),
@@ -81,6 +85,7 @@ impl Error {
             Self::NotSetUp(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "NOT_SET_UP"}),
             // The SDK hands work back to the queue only for a status of 500 and more.
             Self::Unavailable(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"}),
+            Self::Contention(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "CONTENTION"}),
             Self::Database(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "DATABASE"}),
             Self::Closed => json!({"name": "WorkflowWorldError", "status": 500, "code": "CLOSED"}),
         };
@@ -103,8 +108,12 @@ impl From<sqlx::Error> for Error {
                     Self::Unavailable(refusal.message().to_owned())
                 }
                 Some("42P01" | "3F000" | "42883") => Self::NotSetUp(not_set_up(refusal.message())),
-                // A deadlock or a serialisation failure: nothing was written, the call may be repeated.
-                Some("40P01" | "40001" | "55P03") => Self::Unavailable(refusal.message().to_owned()),
+                Some("40P01" | "40001" | "55P03") => Self::Contention(refusal.message().to_owned()),
+                // Wrong password, no such role, no such database.
+                Some("28P01" | "28000" | "3D000") => Self::Configuration(format!(
+                    "PostgreSQL does not let us in: {}. Check WORKFLOW_POSTGRES_URL (or connectionString).",
+                    refusal.message()
+                )),
                 code => Self::Database(format!("{} ({})", refusal.message(), code.unwrap_or("no code"))),
             },
             _ => Self::Database(error.to_string()),

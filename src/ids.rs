@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 const EVENT_PREFIX: &str = "evnt_";
 const RUN_PREFIX: &str = "wrun_";
 const HASH_BITS: u32 = 48;
-const LONGEST_ID: usize = 512;
+/// An index entry must hold it; a JWT as a hook token fits.
+const LONGEST_ID: usize = 2000;
 
 /// The sources of `validateUlidTimestamp` in @workflow/world: a day back, five minutes ahead.
 const RUN_ID_MAX_AGE_MS: i64 = 24 * 60 * 60 * 1000;
@@ -69,6 +70,11 @@ pub fn check_id<'a>(what: &str, id: &'a str) -> Result<&'a str> {
         )));
     }
     Ok(id)
+}
+
+/// Whether anything stored could have this id.
+pub fn can_exist(id: &str) -> bool {
+    check_id("id", id).is_ok()
 }
 
 /// A run id that a client chose must be a ULID of about now (@workflow/world, `validateUlidTimestamp`).

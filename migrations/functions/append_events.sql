@@ -58,11 +58,18 @@ DECLARE
   at        timestamptz;
   ended     boolean;
   legacy    boolean;
+  creating  boolean;
+  locked    text[];
   external_event boolean;
 BEGIN
-  -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for.
-  IF cardinality(run_ids) > 1 THEN
-    PERFORM FROM :"schema".workflow_runs WHERE run_id = ANY (run_ids) ORDER BY run_id FOR NO KEY UPDATE;
+  -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for. A
+  -- run that is not there now, its caller cannot have known of. Calls that create runs never share a
+  -- batch with others (src/storage/append.rs): they insert or lock each run in turn, by id as well.
+  creating := types[1] = 'run_created' OR (types[1] = 'run_started' AND names[1] IS NOT NULL);
+  IF cardinality(run_ids) > 1 AND NOT creating THEN
+    SELECT COALESCE(array_agg(run_id), '{}') INTO locked FROM (
+      SELECT run_id FROM :"schema".workflow_runs WHERE run_id = ANY (run_ids) ORDER BY run_id FOR NO KEY UPDATE
+    ) existing;
   END IF;
 
   FOR i IN 1 .. cardinality(run_ids) LOOP
@@ -78,7 +85,8 @@ BEGIN
     out_entity := NULL;
 
     IF i = 1 OR run.run_id IS DISTINCT FROM run_ids[i] THEN
-      SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i] FOR NO KEY UPDATE;
+      SELECT * INTO run FROM :"schema".workflow_runs
+        WHERE run_id = run_ids[i] AND (locked IS NULL OR run_id = ANY (locked)) FOR NO KEY UPDATE;
       -- A statement of its own: its snapshot must be newer than the lock.
       SELECT slot, created_at INTO last_slot, last_at FROM :"schema".workflow_events
         WHERE run_id = run_ids[i] ORDER BY slot DESC LIMIT 1;

@@ -52,7 +52,7 @@ pub struct Report {
 
 /// Creates or updates the schema, in one transaction under a lock: any number of processes may call it.
 pub async fn migrate(database: &Database) -> Result<Report> {
-    let mut connection = database.pool().acquire().await?;
+    let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
     // Concurrent CREATE SCHEMA IF NOT EXISTS statements can collide; one at a time cannot.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
@@ -107,7 +107,8 @@ pub async fn migrate(database: &Database) -> Result<Report> {
 
 /// For `start()`: whether this database is ours and of this version.
 pub async fn check(database: &Database) -> Result<()> {
-    let mut transaction = database.pool().begin().await?;
+    let mut connection = database.acquire().await?;
+    let mut transaction = connection.begin().await?;
     match inspect(&mut transaction, database).await? {
         State::Ours(version) if version == NEWEST => Ok(()),
         State::Ours(version) => Err(Error::NotSetUp(not_set_up(&format!(

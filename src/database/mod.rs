@@ -8,8 +8,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres};
 use tokio::time::timeout;
 
 use crate::config::DatabaseConfig;
@@ -72,25 +73,26 @@ impl Database {
 
     /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
     pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
-        match self.run(query()).await {
-            Err(error) if is_disconnect(&error) => Ok(self.run(query()).await?),
-            other => Ok(other?),
-        }
+        let first = self.run(query()).await;
+        let result = match first {
+            Err(error) if is_disconnect(&error) => self.run(query()).await,
+            other => other,
+        };
+        self.told(result).await
     }
 
     /// A write, or anything that must not run twice. Never repeated: its commit may have happened.
     pub async fn fetch_all_once(&self, query: Query) -> Result<Vec<PgRow>> {
-        Ok(self.run(query).await?)
+        self.told(self.run(query).await).await
     }
 
     pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
-        if self.config.statement_cache {
-            return Ok(self.pool.execute(query).await?);
-        }
-        let mut transaction = self.pool.begin().await?;
-        let result = transaction.execute(query).await?;
-        transaction.commit().await?;
-        Ok(result)
+        let result = self.execute(query).await;
+        self.told(result).await
+    }
+
+    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
+        self.told(self.pool.acquire().await).await
     }
 
     /// A statement is parsed in one exchange and executed in the next. Between two transactions a
@@ -105,8 +107,38 @@ impl Database {
         Ok(rows)
     }
 
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    async fn execute(&self, query: Query) -> sqlx::Result<PgQueryResult> {
+        if self.config.statement_cache {
+            return self.pool.execute(query).await;
+        }
+        let mut transaction = self.pool.begin().await?;
+        let result = transaction.execute(query).await?;
+        transaction.commit().await?;
+        Ok(result)
+    }
+
+    /// The pool tells that it waited, not what for: one direct attempt does.
+    async fn told<T>(&self, result: sqlx::Result<T>) -> Result<T> {
+        match result {
+            Err(sqlx::Error::PoolTimedOut) => {}
+            other => return Ok(other?),
+        }
+        let options = self.pool.connect_options();
+        let reason = match timeout(CHECK_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(_)) => {
+                return Err(Error::Unavailable(format!(
+                    "all {} connections stayed busy (WORKFLOW_POSTGRES_MAX_POOL_SIZE)",
+                    self.config.max_pool_size
+                )));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        Err(Error::Unavailable(format!(
+            "{}:{}: {reason}. Does it run, and is WORKFLOW_POSTGRES_URL right?",
+            options.get_host(),
+            options.get_port()
+        )))
     }
 
     pub async fn close(&self) {
@@ -127,7 +159,7 @@ fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOption
     let options = PgConnectOptions::from_str(url)
         // The message of a parse error could quote the URL, which holds a password.
         .map_err(|_| {
-            Error::Configuration("The PostgreSQL connection string could not be understood".to_owned())
+            Error::Configuration("WORKFLOW_POSTGRES_URL (or connectionString) has a part that PostgreSQL clients do not know, such as an unknown sslmode".to_owned())
         })?
         .application_name(APPLICATION_NAME)
         // PgBouncer refuses it by default, and we have no floats.

@@ -24,6 +24,7 @@ pub enum QueueSchema {
 }
 
 pub async fn inspect(database: &Database) -> Result<QueueSchema> {
+    let mut connection = database.acquire().await?;
     let row = sqlx::query(
         "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -32,14 +33,14 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     )
     .bind(&database.config.queue_schema)
     .bind(MARK)
-    .fetch_one(database.pool())
+    .fetch_one(&mut *connection)
     .await?;
     let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !installed {
         return Ok(if anything { QueueSchema::Foreign } else { QueueSchema::Absent });
     }
     let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
-    let version = sqlx::query(AssertSqlSafe(sql)).fetch_one(database.pool()).await?.try_get(0)?;
+    let version = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?.try_get(0)?;
     Ok(QueueSchema::PgBoss { version, ours })
 }
 
@@ -56,7 +57,7 @@ pub async fn migrate(database: &Database, script: String) -> Result<bool> {
 
 /// The scripts bring their own BEGIN, lock and COMMIT.
 async fn run(database: &Database, script: String) -> Result<bool> {
-    let mut connection = database.pool().acquire().await?.detach();
+    let mut connection = database.acquire().await?.detach();
     match connection.execute(AssertSqlSafe(script)).await {
         Ok(_) => Ok(true),
         Err(error) => match error.as_database_error().and_then(|refusal| refusal.code()).as_deref() {

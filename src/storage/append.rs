@@ -189,10 +189,9 @@ impl Appender {
                     let _ = call.answer.send(reply);
                 }
             }
-            Err(Error::Database(reason)) if batch.len() > 1 => {
+            Err(Error::Database(_) | Error::Contention(_)) if batch.len() > 1 => {
                 // PostgreSQL refused the statement as a whole and wrote nothing; the refusal is for
                 // the one call that caused it.
-                let _ = reason;
                 for call in batch {
                     let reply = self.execute(std::iter::once(&call.append)).await;
                     let _ = call.answer.send(reply.and_then(first));
@@ -241,22 +240,42 @@ fn first(replies: Vec<Result<Reply>>) -> Result<Reply> {
     replies.into_iter().next().unwrap_or(Err(Error::Database("append_events gave no row".to_owned())))
 }
 
-/// Calls to run together. A hook's creation waits for whoever holds its token, so it must hold no
-/// other run's lock meanwhile: it runs alone.
+/// Which calls may share a batch, so that no two batches can wait for each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// A hook's creation waits for whoever holds its token: it must hold no other run's lock meanwhile.
+    Alone,
+    /// These insert runs, or lock those that exist, one after the other in the order of their ids.
+    Creating,
+    /// These lock all their runs before they write anything.
+    Other,
+}
+
+impl Append {
+    fn company(&self) -> Company {
+        match self.event_type.as_str() {
+            "hook_created" => Company::Alone,
+            "run_created" => Company::Creating,
+            "run_started" if self.name.is_some() => Company::Creating,
+            _ => Company::Other,
+        }
+    }
+}
+
+/// Calls to run together.
 fn next_batch(waiting: &mut VecDeque<Call>) -> Vec<Call> {
-    let mut batch = Vec::new();
+    let mut batch: Vec<Call> = Vec::new();
     let mut bytes = 0;
     while let Some(call) = waiting.front() {
         bytes += call.append.bytes();
-        let alone = call.append.event_type == "hook_created";
-        let full = batch.len() == MAX_BATCH_CALLS || bytes > MAX_BATCH_BYTES || alone;
-        if full && !batch.is_empty() {
-            break;
+        if let Some(first) = batch.first() {
+            let company = first.append.company();
+            let full = batch.len() == MAX_BATCH_CALLS || bytes > MAX_BATCH_BYTES;
+            if full || company == Company::Alone || company != call.append.company() {
+                break;
+            }
         }
         batch.extend(waiting.pop_front());
-        if alone {
-            break;
-        }
     }
     batch
 }

@@ -14,7 +14,7 @@ use reply::{EntityOut, Page, Payloads, Reply, raw};
 
 use crate::database::{Database, Query, Statement};
 use crate::error::{Error, Result};
-use crate::ids::{EventIds, check_id, ulid_time_ms};
+use crate::ids::{EventIds, can_exist, check_id, ulid_time_ms};
 
 /// The largest page, as documented in `PaginationOptions` of @workflow/world.
 const MAX_LIMIT: i64 = 1000;
@@ -94,10 +94,13 @@ impl Storage {
     }
 
     pub async fn run(&self, run_id: &str, with_payloads: bool) -> Result<Reply> {
-        check_id("runId", run_id)?;
+        let missing = || Error::RunNotFound { run_id: run_id.to_owned() };
+        if !can_exist(run_id) {
+            return Err(missing());
+        }
         let query = || self.database.query(&self.run_get).bind(run_id.to_owned()).bind(with_payloads);
         let rows = self.database.fetch_all(query).await?;
-        let row = rows.first().ok_or_else(|| Error::RunNotFound { run_id: run_id.to_owned() })?;
+        let row = rows.first().ok_or_else(missing)?;
         let mut payloads = Payloads::default();
         let entity = entity_of_row(row, &mut payloads)?;
         payloads.reply(&entity)
@@ -135,10 +138,12 @@ impl Storage {
     }
 
     pub async fn step(&self, run_id: Option<&str>, step_id: &str, with_payloads: bool) -> Result<Reply> {
-        check_id("stepId", step_id)?;
         let missing = || Error::NotFound(format!("Step not found: {step_id}"));
+        if !can_exist(step_id) || !run_id.is_none_or(can_exist) {
+            return Err(missing());
+        }
         let run_id = match run_id {
-            Some(run_id) => check_id("runId", run_id)?.to_owned(),
+            Some(run_id) => run_id.to_owned(),
             None => self.run_of_correlation(step_id).await?.ok_or_else(missing)?,
         };
         let query = || {
@@ -194,10 +199,13 @@ impl Storage {
     }
 
     async fn one_hook(&self, by: HookFilter<'_>, asked: &str, with_metadata: bool) -> Result<Reply> {
+        let missing = || Error::HookNotFound { token: asked.to_owned() };
+        if !can_exist(asked) {
+            return Err(missing());
+        }
         let pagination = Pagination { limit: Some(1), ..Pagination::default() };
         let HookPage { page, payloads } = self.hook_page(by, &pagination, with_metadata).await?;
-        let hook =
-            page.data.into_iter().next().ok_or_else(|| Error::HookNotFound { token: asked.to_owned() })?;
+        let hook = page.data.into_iter().next().ok_or_else(missing)?;
         payloads.reply(&hook)
     }
 
@@ -253,10 +261,9 @@ impl Storage {
     }
 
     pub async fn event(&self, run_id: &str, event_id: &str, with_payloads: bool) -> Result<Reply> {
-        check_id("runId", run_id)?;
         let ids = EventIds::of(run_id);
         let missing = || Error::NotFound(format!("Event not found: {event_id}"));
-        let slot = ids.decode(event_id).ok_or_else(missing)?;
+        let slot = ids.decode(event_id).filter(|_| can_exist(run_id)).ok_or_else(missing)?;
         let statement =
             self.list(include_str!("sql/events_list.sql"), Order::Ascending, &[(true, "slot =", 3)]);
         let query = || {

@@ -87,3 +87,9 @@ pub struct Page<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
 }
+
+impl<T> Page<T> {
+    pub fn empty() -> Self {
+        Self { data: Vec::new(), cursor: None, has_more: false, run_id: None }
+    }
+}
