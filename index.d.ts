@@ -47,7 +47,7 @@ export interface PostgresWorldConfig {
    * replays. Environment: `WORKFLOW_POSTGRES_WORKER_CONCURRENCY`. Default: 10.
    */
   queueConcurrency?: number;
-  /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. SDK default: 10. */
+  /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. Default: 0. */
   streamFlushIntervalMs?: number;
   /** Part of the SDK's queue names. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none. */
   namespace?: string;

@@ -124,7 +124,7 @@ export function createQueueHandlerFactory(acceptsToken) {
       try {
         const result = await handler(message, meta);
         const timeoutSeconds = result?.timeoutSeconds;
-        return typeof timeoutSeconds === 'number' && timeoutSeconds >= 0
+        return Number.isFinite(timeoutSeconds) && Number(timeoutSeconds) >= 0
           ? json(200, { timeoutSeconds })
           : json(200, { ok: true });
       } catch (error) {

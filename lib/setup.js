@@ -80,10 +80,12 @@ export async function setup(options = {}, report = () => {}) {
 async function installPgBoss(core, schema, report) {
   const { getConstructionPlans, getMigrationPlans } = await import('pg-boss');
   const known = createRequire(import.meta.url)('pg-boss/package.json').pgboss.schema;
-  if ((await queueSchema(core)).kind === 'absent') {
-    const made = await call(core.installQueueSchema(getConstructionPlans(schema)));
+  const found = await queueSchema(core);
+  if (found.kind === 'absent') {
+    const script = getConstructionPlans(schema, { createSchema: !found.schema });
+    const made = await call(core.installQueueSchema(script));
     report(
-      `Schema "${schema}": ${made ? 'created' : 'created by another process'} (pg-boss ${known})`,
+      `Schema "${schema}": ${made ? 'filled' : 'filled by another process'} (pg-boss ${known})`,
     );
   }
   const { kind, version, ours } = await queueSchema(core);
@@ -102,7 +104,7 @@ async function installPgBoss(core, schema, report) {
     report(
       `Schema "${schema}": ${ours ? 'made by a newer' : 'of your own'} pg-boss (${version}; this package brings ${known}), left as it is`,
     );
-  } else {
+  } else if (found.kind !== 'absent') {
     report(`Schema "${schema}": up to date (pg-boss ${known})`);
   }
 }

@@ -41,9 +41,8 @@ export function createWorld(options = NO_OPTIONS) {
 
   const world = {
     specVersion: SPEC_VERSION,
-    ...(options.streamFlushIntervalMs !== undefined && {
-      streamFlushIntervalMs: options.streamFlushIntervalMs,
-    }),
+    // The SDK would wait 10 ms before each write; ours take less, and it writes one chunk at a time.
+    streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
     ...storage,
     events: { ...storage.events, create: createEvent(storage, queue) },
     ...createStreamer(() => lifecycle.use().core),
@@ -58,8 +57,11 @@ export function createWorld(options = NO_OPTIONS) {
       register(world);
     },
     async close() {
-      unregister(world);
-      await lifecycle.close();
+      try {
+        await lifecycle.close();
+      } finally {
+        unregister(world);
+      }
     },
     [ACCEPTS_TOKEN]: acceptsToken,
   };
@@ -107,62 +109,71 @@ function createLifecycle(resources, log) {
   /** @type {Promise<void> | undefined} */
   let started;
   /** @type {Promise<void> | undefined} */
-  let closed;
+  let closing;
+  let closed = false;
   /** @type {NodeJS.Timeout | undefined} */
   let keepAlive;
 
   function use() {
-    if (closed) {
-      throw worldError({
-        name: 'WorkflowWorldError',
-        status: 500,
-        code: 'CLOSED',
-        message: 'This World is closed; create a new one with createWorld()',
-      });
-    }
+    if (closed) throw closedError();
     const { configuration, core, driver } = resources.get();
     return { configuration, core: core.value, driver };
+  }
+
+  async function start() {
+    const { configuration, core, driver } = use();
+    callSync(() => configuration.checkStart());
+    if (configuration.hasDefaultToken) {
+      log({
+        level: 'warn',
+        message:
+          'WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: whoever reaches this app can execute workflow steps. Production refuses to start without it.',
+      });
+    }
+    await call(core.check());
+    await driver.start();
+    // The core's threads do not hold Node's event loop; a started World does, until closed.
+    keepAlive = setInterval(() => {}, 2 ** 30);
+  }
+
+  async function close() {
+    // Not before start() has settled: it would start what was just stopped.
+    await started?.catch(() => {});
+    const opened = resources.peek();
+    try {
+      // Deliveries that drain still report to this World: it is closed only after them.
+      await opened?.driver.close?.();
+    } finally {
+      closed = true;
+      clearInterval(keepAlive);
+      await opened?.core.release();
+    }
   }
 
   return {
     use,
     start() {
-      started ??= (async () => {
-        const { configuration, core, driver } = use();
-        callSync(() => configuration.checkStart());
-        if (configuration.hasDefaultToken) {
-          log({
-            level: 'warn',
-            message:
-              'WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: whoever reaches this app can execute workflow steps. Production refuses to start without it.',
-          });
-        }
-        await call(core.check());
-        await driver.start();
-        // The core's threads do not hold Node's event loop; a started World does, until closed.
-        keepAlive = setInterval(() => {}, 2 ** 30);
-      })().catch((error) => {
+      if (closing) return Promise.reject(closedError());
+      started ??= start().catch((error) => {
         started = undefined;
         throw error;
       });
       return started;
     },
     close() {
-      closed ??= (async () => {
-        // Not before start() has settled: it would start what was just stopped.
-        await started?.catch(() => {});
-        clearInterval(keepAlive);
-        const opened = resources.peek();
-        if (!opened) return;
-        try {
-          await opened.driver.close?.();
-        } finally {
-          await opened.core.release();
-        }
-      })();
-      return closed;
+      closing ??= close();
+      return closing;
     },
   };
+}
+
+function closedError() {
+  return worldError({
+    name: 'WorkflowWorldError',
+    status: 500,
+    code: 'CLOSED',
+    message: 'This World is closed; create a new one with createWorld()',
+  });
 }
 
 /**

@@ -36,7 +36,9 @@ try {
 /** Suites that measure or kill things run alone; the rest share the machine. */
 function suites() {
   const alone = ['sdk', 'next', 'faults'];
-  const folders = readdirSync('__test__').filter((name) => wanted.length === 0 || wanted.includes(name));
+  const folders = readdirSync('__test__').filter(
+    (name) => wanted.length === 0 || wanted.includes(name),
+  );
   const files = (/** @type {string} */ folder) =>
     readdirSync(join('__test__', folder))
       .filter((name) => name.endsWith('.test.mjs'))
@@ -44,7 +46,9 @@ function suites() {
   const together = folders.filter((name) => !alone.includes(name)).flatMap(files);
   return [
     { name: 'behaviour', concurrency: 2, files: together },
-    ...folders.filter((name) => alone.includes(name)).map((name) => ({ name, concurrency: 1, files: files(name) })),
+    ...folders
+      .filter((name) => alone.includes(name))
+      .map((name) => ({ name, concurrency: 1, files: files(name) })),
   ].filter(({ files: list }) => list.length > 0);
 }
 

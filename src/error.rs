@@ -109,6 +109,11 @@ impl From<sqlx::Error> for Error {
                 }
                 Some("42P01" | "3F000" | "42883") => Self::NotSetUp(not_set_up(refusal.message())),
                 Some("40P01" | "40001" | "55P03") => Self::Contention(refusal.message().to_owned()),
+                Some("42501") => Self::Configuration(format!(
+                    "{}. The role of WORKFLOW_POSTGRES_URL (or connectionString) needs the right to use our schemas; the \
+                     setup needs CREATE on the database, or empty schemas of these names that the role owns.",
+                    refusal.message()
+                )),
                 // Wrong password, no such role, no such database.
                 Some("28P01" | "28000" | "3D000") => Self::Configuration(format!(
                     "PostgreSQL does not let us in: {}. Check WORKFLOW_POSTGRES_URL (or connectionString).",

@@ -75,7 +75,9 @@ pub async fn migrate(database: &Database) -> Result<Report> {
         connection.execute(AssertSqlSafe(render(&database.config, sql))).await.map_err(Error::from)
     };
     if found == State::Absent {
-        run(&mut transaction, "CREATE SCHEMA IF NOT EXISTS :\"schema\"").await?;
+        if !super::schema_exists(&mut transaction, &database.config.schema).await? {
+            run(&mut transaction, "CREATE SCHEMA :\"schema\"").await?;
+        }
         run(&mut transaction, LEDGER).await?;
     }
     let at = if let State::Ours(version) = found { version } else { 0 };

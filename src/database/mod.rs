@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row};
 use tokio::time::timeout;
 
 use crate::config::DatabaseConfig;
@@ -145,6 +145,15 @@ impl Database {
         self.notifications.close().await;
         self.pool.close().await;
     }
+}
+
+/// An administrator may have made the schema for a role that may not create any.
+async fn schema_exists(connection: &mut PgConnection, schema: &str) -> Result<bool> {
+    let row = sqlx::query("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
+        .bind(schema.to_owned())
+        .fetch_one(connection)
+        .await?;
+    Ok(row.try_get(0)?)
 }
 
 fn is_disconnect(error: &sqlx::Error) -> bool {

@@ -13,7 +13,8 @@ const MARK: &str = "pg-boss tables, installed by @workflow/world-postgres";
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum QueueSchema {
-    Absent,
+    /// `schema`: whether it is there, but empty.
+    Absent { schema: bool },
     /// Something else is in it.
     Foreign,
     PgBoss {
@@ -29,7 +30,7 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
         "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                         WHERE n.nspname = $1),
-                COALESCE(obj_description(to_regnamespace(quote_ident($1)), 'pg_namespace') = $2, false)",
+                COALESCE(obj_description(to_regclass(quote_ident($1) || '.version'), 'pg_class') = $2, false)",
     )
     .bind(&database.config.queue_schema)
     .bind(MARK)
@@ -37,7 +38,12 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     .await?;
     let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !installed {
-        return Ok(if anything { QueueSchema::Foreign } else { QueueSchema::Absent });
+        return Ok(if anything {
+            QueueSchema::Foreign
+        } else {
+            let schema = super::schema_exists(&mut connection, &database.config.queue_schema).await?;
+            QueueSchema::Absent { schema }
+        });
     }
     let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
     let version = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?.try_get(0)?;
@@ -46,7 +52,7 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
 
 /// Runs pg-boss's construction script. `false` where another process was faster.
 pub async fn install(database: &Database, script: String) -> Result<bool> {
-    let mark = render(&database.config, &format!("COMMENT ON SCHEMA :\"queue_schema\" IS '{MARK}'"));
+    let mark = render(&database.config, &format!("COMMENT ON TABLE :\"queue_schema\".version IS '{MARK}'"));
     run(database, format!("{script};\n{mark}")).await
 }
 

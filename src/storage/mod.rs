@@ -116,6 +116,9 @@ impl Storage {
         let order = pagination.order(Order::Descending)?;
         let limit = pagination.limit(DEFAULT_LIMIT);
         let cursor = pagination.cursor()?;
+        if !workflow_name.iter().chain(&status).all(|filter| can_exist(filter)) {
+            return Payloads::default().reply(&Page::<()>::empty());
+        }
         let statement = self.list(
             include_str!("sql/runs_list.sql"),
             order,
@@ -339,14 +342,7 @@ impl Storage {
             Some(run_id) => run_id.to_owned(),
             None => match self.run_of_correlation(correlation_id).await? {
                 Some(run_id) => run_id,
-                None => {
-                    return Payloads::default().reply(&Page::<()> {
-                        data: vec![],
-                        cursor: None,
-                        has_more: false,
-                        run_id: None,
-                    });
-                }
+                None => return Payloads::default().reply(&Page::<()>::empty()),
             },
         };
         self.events(&run_id, Some(correlation_id.to_owned()), pagination, with_payloads).await

