@@ -1,6 +1,6 @@
 import { configure } from './configuration.js';
+import { shareCore } from './core.js';
 import { call, callSync } from './errors.js';
-import { logger } from './log.js';
 import { native } from './native.js';
 import { bodyOf } from './proxies.js';
 import { share } from './shared.js';
@@ -80,15 +80,10 @@ export function createPgBossHttpProxyQueue(options = {}) {
 /** @param {import('../index.js').PgBossHttpProxyQueueOptions} options */
 function open(options) {
   const configuration = configure(options);
-  const core = share(
-    `core ${configuration.coreKey}`,
-    () => callSync(() => new (native().Core)(configuration)),
-    (value) => value.close(),
-  );
+  const core = shareCore(configuration, options.log);
   const queue = share(
     `queue ${configuration.queueKey}`,
-    () =>
-      callSync(() => new (native().PgBossQueue)(core.value, configuration, logger(options.log))),
+    () => callSync(() => new (native().PgBossQueue)(core.value, configuration)),
     (value) => call(value.close(DRAIN_MS)),
   );
   return { core, queue };

@@ -2,8 +2,8 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { parseArgs } from 'node:util';
 import { configure } from './configuration.js';
-import { call, callSync, worldError } from './errors.js';
-import { native } from './native.js';
+import { openCore } from './core.js';
+import { call, worldError } from './errors.js';
 
 const USAGE = `Usage: workflow-postgres-setup [--schema NAME] [--queue-schema NAME] [--job-prefix PREFIX]
 
@@ -54,7 +54,7 @@ export async function main(args) {
 export async function setup(options = {}, report = () => {}) {
   const configuration = configure(options);
   report(`Database: ${configuration.redactedConnectionString}`);
-  const core = callSync(() => new (native().Core)(configuration));
+  const core = openCore(configuration);
   try {
     const { schema, created, applied, version } = JSON.parse(await call(core.migrate()));
     report(

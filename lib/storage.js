@@ -191,7 +191,8 @@ function pageOf(params) {
   const { limit, cursor, sortOrder } = params?.pagination ?? {};
   return {
     limit: optionalInteger('pagination.limit', limit),
-    cursor: optionalString('pagination.cursor', cursor),
+    // The SDK's CLI passes an empty cursor for the first page.
+    cursor: optionalString('pagination.cursor', cursor) || undefined,
     sortOrder: optionalString('pagination.sortOrder', sortOrder),
   };
 }

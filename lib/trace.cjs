@@ -9,6 +9,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, '../package.json'));
   readFileSync(join(__dirname, '../index.js'));
   readFileSync(join(__dirname, './configuration.js'));
+  readFileSync(join(__dirname, './core.js'));
   readFileSync(join(__dirname, './errors.js'));
   readFileSync(join(__dirname, './events.js'));
   readFileSync(join(__dirname, './input.js'));

@@ -1,10 +1,9 @@
 import { configure } from './configuration.js';
+import { shareCore } from './core.js';
 import { call, callSync, worldError } from './errors.js';
 import { logToConsole } from './log.js';
-import { native } from './native.js';
 import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
 import { createQueue, createQueueHandlerFactory } from './queue.js';
-import { share } from './shared.js';
 import { createStorage } from './storage.js';
 import { createStreamer } from './streams.js';
 
@@ -89,11 +88,7 @@ function createEvent(storage, queue) {
 /** @param {import('../index.js').PostgresWorldConfig} options */
 function open(options) {
   const configuration = configure(options);
-  const core = share(
-    `core ${configuration.coreKey}`,
-    () => callSync(() => new (native().Core)(configuration)),
-    (core) => core.close(),
-  );
+  const core = shareCore(configuration, options.log);
   /** @type {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }} */
   const driver = (options.queueFactory ?? createPgBossHttpProxyQueue)();
   // A driver of ours that was given no connection or token of its own takes those of this World.

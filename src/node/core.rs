@@ -5,12 +5,13 @@ use napi_derive::napi;
 use serde_json::json;
 
 use super::configuration::Configuration;
+use super::log::{JsLog, LogFunction};
 use super::streams::StreamReader;
 use super::{NodeReply, reply, to_js};
 use crate::config::QueueConfig;
 use crate::database::{Database, migrations, queue_schema};
 use crate::error::Result;
-use crate::queue::pgboss;
+use crate::queue::{Level, Log, pgboss};
 use crate::storage::reply::{Payloads, Reply, to_json};
 use crate::storage::{Append, Pagination, Storage};
 use crate::streams::{ChunkPage, Streams};
@@ -19,6 +20,7 @@ use crate::streams::{ChunkPage, Streams};
 #[napi]
 pub struct Core {
     pub(super) database: Arc<Database>,
+    pub(super) log: Arc<dyn Log>,
     queue: QueueConfig,
     storage: Storage,
     streams: Streams,
@@ -58,12 +60,16 @@ impl From<PageRequest> for Pagination {
 impl Core {
     /// Opens nothing.
     #[napi(constructor, catch_unwind)]
-    pub fn new(configuration: &Configuration) -> napi::Result<Self> {
+    pub fn new(configuration: &Configuration, log: LogFunction) -> napi::Result<Self> {
         let config = &configuration.config;
         let database =
             within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
         let database = Arc::new(database);
+        let log: Arc<dyn Log> = Arc::new(JsLog(log));
+        let listener_log = Arc::clone(&log);
+        database.notifications.on_warning(move |warning| listener_log.log(Level::Warn, warning, &[]));
         Ok(Self {
+            log,
             storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()),
             streams: Streams::new(Arc::clone(&database)),
             queue: config.queue.clone(),

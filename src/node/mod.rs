@@ -6,6 +6,7 @@
 
 mod configuration;
 mod core;
+mod log;
 mod queue;
 mod streams;
 

@@ -2,11 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::Status;
-use napi::bindgen_prelude::{Buffer, FnArgs, Uint8Array, block_on};
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::bindgen_prelude::{Buffer, Uint8Array, block_on};
 use napi_derive::napi;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::configuration::Configuration;
@@ -16,7 +14,7 @@ use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::proxy::HttpProxy;
-use crate::queue::{self, Delivery, Kind, Level, Log, Message};
+use crate::queue::{self, Delivery, Kind, Message};
 
 /// `MessageData` without its bytes; headers as a JSON object.
 #[napi(object, object_to_js = false)]
@@ -57,33 +55,6 @@ fn headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
     Ok(headers.into_iter().collect())
 }
 
-/// `(level, message, JSON of the fields)`. Does not keep the process alive.
-type LogFunction = ThreadsafeFunction<
-    FnArgs<(String, String, String)>,
-    (),
-    FnArgs<(String, String, String)>,
-    Status,
-    false,
-    true,
->;
-
-struct JsLog(LogFunction);
-
-impl Log for JsLog {
-    fn log(&self, level: Level, message: &str, fields: &[(&str, &str)]) {
-        let level = match level {
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warn",
-            Level::Error => "error",
-        };
-        let fields: Map<String, Value> =
-            fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
-        let line = (level.to_owned(), message.to_owned(), Value::from(fields).to_string());
-        self.0.call(line.into(), ThreadsafeFunctionCallMode::NonBlocking);
-    }
-}
-
 /// The built-in driver: pg-boss jobs, delivered over HTTP.
 #[napi]
 pub struct PgBossQueue {
@@ -96,11 +67,11 @@ pub struct PgBossQueue {
 impl PgBossQueue {
     /// Opens nothing and starts nothing.
     #[napi(constructor, catch_unwind)]
-    pub fn new(core: &Core, configuration: &Configuration, log: LogFunction) -> Self {
+    pub fn new(core: &Core, configuration: &Configuration) -> Self {
         let config = &configuration.config;
         let database = Arc::clone(&core.database);
         Self {
-            queue: queue::PgBossQueue::new(database, config.queue.clone(), Arc::new(JsLog(log))),
+            queue: queue::PgBossQueue::new(database, config.queue.clone(), Arc::clone(&core.log)),
             target: config.target.clone(),
             tokens: config.tokens.clone(),
         }
