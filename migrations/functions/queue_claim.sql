@@ -22,51 +22,58 @@ CREATE OR REPLACE FUNCTION :"schema".queue_claim(
   out_data    text,
   out_ms      bigint
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET jit = off SET lock_timeout = '100ms' AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
-  taken  integer := 0;
   -- Later than now(), which is when the statement arrived: what has come in since may be waiting for
   -- this very look.
   moment timestamptz := clock_timestamp();
+  hits   uuid[] := '{}';
+  taken  integer := 0;
 BEGIN
-  IF most > 0 THEN
+  -- Three looks, because only within one priority does the index end where the sleepers begin.
+  FOR band IN REVERSE 1 .. -1 LOOP
+    EXIT WHEN cardinality(hits) >= most;
+    IF band > 0 THEN
+      hits := ARRAY(
+        SELECT j.id FROM :"queue_schema".job j
+        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+          AND j.priority > 0 AND j.created_on <= moment AND j.start_after <= moment
+          AND NOT (one_per_run AND EXISTS (
+            SELECT FROM :"queue_schema".job a
+            WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+        ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED);
+    ELSIF band = 0 THEN
+      hits := hits || ARRAY(
+        SELECT j.id FROM :"queue_schema".job j
+        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+          AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
+          AND NOT (one_per_run AND EXISTS (
+            SELECT FROM :"queue_schema".job a
+            WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+        ORDER BY j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
+    ELSE
+      hits := hits || ARRAY(
+        SELECT j.id FROM :"queue_schema".job j
+        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+          AND j.priority < 0 AND j.created_on <= moment AND j.start_after <= moment
+          AND NOT (one_per_run AND EXISTS (
+            SELECT FROM :"queue_schema".job a
+            WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
+        ORDER BY j.priority DESC, j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
+    END IF;
+  END LOOP;
+
+  IF hits <> '{}' THEN
     BEGIN
       -- The final sort is more than an order: no row leaves before all are updated, so that a refused
       -- update leaves nothing in the answer.
       RETURN QUERY
-        WITH high AS (
-          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
-          FROM :"queue_schema".job j
-          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-            AND j.priority > 0 AND j.created_on <= moment AND j.start_after <= moment
-            AND NOT (one_per_run AND EXISTS (
-              SELECT FROM :"queue_schema".job a
-              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
-          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
-        ), normal AS (
-          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
-          FROM :"queue_schema".job j
-          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-            AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
-            AND NOT (one_per_run AND EXISTS (
-              SELECT FROM :"queue_schema".job a
-              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
-          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
-        ), low AS (
-          SELECT j.id, j.priority, j.created_on, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run
-          FROM :"queue_schema".job j
-          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-            AND j.priority < 0 AND j.created_on <= moment AND j.start_after <= moment
-            AND NOT (one_per_run AND EXISTS (
-              SELECT FROM :"queue_schema".job a
-              WHERE a.name = queue AND a.state = 'active' AND a.group_id = COALESCE(j.group_id, j.singleton_key, j.id::text)))
-          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED
-        ), candidates AS (
-          SELECT * FROM high UNION ALL SELECT * FROM normal UNION ALL SELECT * FROM low LIMIT most
-        ), chosen AS (
-          SELECT c.id, c.run, row_number() OVER (PARTITION BY c.run ORDER BY c.priority DESC, c.created_on) AS rank
-          FROM candidates c
+        WITH chosen AS (
+          SELECT h.id, h.rank, COALESCE(j.group_id, j.singleton_key, j.id::text) AS run,
+                 row_number() OVER (PARTITION BY COALESCE(j.group_id, j.singleton_key, j.id::text) ORDER BY h.rank) AS place
+          FROM unnest(hits) WITH ORDINALITY AS h(id, rank)
+          JOIN :"queue_schema".job j ON j.name = queue AND j.id = h.id
         ), claimed AS (
           UPDATE :"queue_schema".job j SET
               state = 'active',
@@ -77,12 +84,12 @@ BEGIN
               group_id = c.run,
               singleton_key = CASE WHEN one_per_run THEN c.run ELSE j.singleton_key END
             FROM chosen c
-            WHERE j.name = queue AND j.id = c.id AND (c.rank = 1 OR NOT one_per_run)
-            RETURNING j.*
+            WHERE j.name = queue AND j.id = c.id AND (c.place = 1 OR NOT one_per_run)
+            RETURNING c.rank, j.id, j.started_on, j.retry_count, j.group_id, j.data
         )
         SELECT 'claimed', queue, c.id::text, (extract(epoch FROM c.started_on) * 1000000)::bigint, c.retry_count + 1,
                c.group_id, c.data::text, NULL::bigint
-        FROM claimed c ORDER BY c.priority DESC, c.created_on;
+        FROM claimed c ORDER BY c.rank;
       GET DIAGNOSTICS taken = ROW_COUNT;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
       RETURN QUERY SELECT 'again', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL, NULL::bigint;

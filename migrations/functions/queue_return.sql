@@ -1,5 +1,8 @@
--- Puts an active flow back among the waiting ones; the caller holds its lock. A run has one waiting
--- message: where one came in during the delivery, the two become one, due at the earlier time.
+-- Puts an active flow back among the waiting ones; the caller holds its lock. What is not active any
+-- more, because it has failed for good, stays as it is.
+--
+-- A run has one waiting message: where one came in during the delivery, the two become one, due at the
+-- earlier time.
 --
 -- A flow waits in state 'created' even after a failure, where pg-boss would say 'retry': its unique
 -- index counts waiting jobs by state, and so there cannot be two.
@@ -10,7 +13,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_return(
   delay  bigint,  -- ms
   error  text
 ) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET jit = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   due     timestamptz := now() + delay * interval '1 millisecond';
   failure jsonb := CASE action WHEN 'fail' THEN jsonb_build_object('message', error) END;
@@ -19,7 +22,10 @@ DECLARE
   apart   boolean := false;
 BEGIN
   SELECT j.id, j.data, j.group_id, j.singleton_key, j.started_on, j.retry_count, j.output INTO job
-    FROM :"queue_schema".job j WHERE j.name = flows AND j.id = job_id;
+    FROM :"queue_schema".job j WHERE j.name = flows AND j.id = job_id AND j.state = 'active';
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
   -- What a failure leaves is counted as an attempt more by the next claim.
   job.started_on := CASE action WHEN 'fail' THEN job.started_on END;
   job.retry_count := CASE action WHEN 'reschedule' THEN 0 ELSE job.retry_count END;

@@ -27,7 +27,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_settle(
   out_data    text,
   out_ms      bigint
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET jit = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
   queue text;

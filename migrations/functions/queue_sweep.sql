@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_sweep(
   out_queue   text,
   out_ms      bigint
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET jit = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
   queue   text;

@@ -490,7 +490,8 @@ impl Worker {
     async fn keep_time(self: Arc<Self>) {
         let start = Instant::now();
         let mut sweep_at = start;
-        let mut rescue_at = start + RESCUE.mul_f64(rand::random_range(0.5..1.5));
+        // Soon: a deployment is when runs get stranded.
+        let mut rescue_at = start + RESCUE.mul_f64(rand::random_range(0.05..0.2));
         let mut purge_at = start + PURGE.mul_f64(rand::random_range(0.5..1.5));
         let mut page = String::new();
         let mut failures = 0;
