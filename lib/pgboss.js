@@ -25,13 +25,13 @@ export function createPgBossHttpProxyQueue(options = {}) {
   let opened;
   let started = false;
 
-  function queue() {
+  function use() {
     opened ??= open({ ...inherited, ...defined(options) });
-    return opened.queue.value;
+    return { configuration: opened.configuration, queue: opened.queue.value };
   }
 
   function handBackOnExit() {
-    queue().handBack(EXIT_MS);
+    use().queue.handBack(EXIT_MS);
   }
 
   /** @param {'step' | 'flow'} kind */
@@ -49,14 +49,16 @@ export function createPgBossHttpProxyQueue(options = {}) {
         headers: headers && JSON.stringify(headers),
         delayMs: delaySeconds && Math.ceil(delaySeconds * 1000),
       };
-      return (await call(queue().push(request, bodyOf(data)))) ?? undefined;
+      return (await call(use().queue.push(request, bodyOf(data)))) ?? undefined;
     };
 
   const driver = {
     pushStep: push('step'),
     pushFlow: push('flow'),
     async start() {
-      await call(queue().start());
+      const { configuration, queue } = use();
+      callSync(() => configuration.checkStart());
+      await call(queue.start());
       if (started) return;
       started = true;
       // Next ends its process by itself on SIGTERM: its leases must not have to expire.
@@ -86,7 +88,7 @@ function open(options) {
     () => callSync(() => new (native().PgBossQueue)(core.value, configuration)),
     (value) => call(value.close(DRAIN_MS)),
   );
-  return { core, queue };
+  return { configuration, core, queue };
 }
 
 /** @param {object} options */

@@ -98,7 +98,10 @@ async function installPgBoss(core, schema, report) {
     });
   }
   if (version < known && ours) {
-    await call(core.migrateQueueSchema(getMigrationPlans(schema, version)));
+    // A transaction, and after it indexes that are built concurrently, each a statement of its own.
+    for (const part of getMigrationPlans(schema, version).split(/^(?=-- inlined from )/m)) {
+      await call(core.migrateQueueSchema(part));
+    }
     report(`Schema "${schema}": updated from pg-boss ${version} to ${known}`);
   } else if (version !== known) {
     report(

@@ -77,7 +77,7 @@ export function createWorld(options = NO_OPTIONS) {
 function createEvent(storage, queue) {
   return async (runId, event, params) => {
     const result = await storage.events.create(runId, event, params);
-    if (event.eventType === 'run_cancelled' && result.run) {
+    if (event.eventType === 'run_cancelled' && result.event && result.run) {
       // The run is cancelled all the same; the message would only be gone later.
       await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
     }

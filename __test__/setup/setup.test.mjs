@@ -7,7 +7,7 @@ import path from 'node:path';
 import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
-import { PgBoss } from 'pg-boss';
+import { getRollbackPlans, PgBoss } from 'pg-boss';
 import { createWorld } from '../../index.js';
 import { startPostgres } from '../../scripts/support/postgres.mjs';
 import { runCreated } from '../storage/fixture.mjs';
@@ -90,7 +90,12 @@ async function relations(schema) {
 
 /** The World of these schemas starts and works. @param {{ schema: string, queueSchema: string }} names */
 async function assertWorks({ schema, queueSchema }, connectionString = url) {
-  const world = createWorld({ connectionString, schema, queueSchema, securityToken: 'token-of-the-tests' });
+  const world = createWorld({
+    connectionString,
+    schema,
+    queueSchema,
+    securityToken: 'token-of-the-tests',
+  });
   try {
     await world.start();
     const { run } = await world.events.create(null, /** @type {any} */ (runCreated()));
@@ -177,14 +182,20 @@ describe('the setup command', () => {
     await setUp({ ...env, DATABASE_URL: nowhere });
     const { WORKFLOW_POSTGRES_URL: _, ...rest } = env;
     await setUp({ ...rest, DATABASE_URL: url });
-    assert.match(await refused({ ...env, WORKFLOW_POSTGRES_URL: nowhere, DATABASE_URL: url }), /WORKFLOW_POSTGRES_URL/);
+    assert.match(
+      await refused({ ...env, WORKFLOW_POSTGRES_URL: nowhere, DATABASE_URL: url }),
+      /WORKFLOW_POSTGRES_URL/,
+    );
   });
 
   test('makes the queues of a prefix', async (t) => {
     const { queueSchema, env } = names(t);
     await setUp(env, ['--job-prefix', 'shop_']);
     const { rows } = await pool.query(`SELECT name FROM ${queueSchema}.queue ORDER BY name`);
-    assert.ok(rows.length > 0 && rows.every(({ name }) => name.startsWith('shop_')), JSON.stringify(rows));
+    assert.ok(
+      rows.length > 0 && rows.every(({ name }) => name.startsWith('shop_')),
+      JSON.stringify(rows),
+    );
   });
 
   test('explains itself without a database', async () => {
@@ -211,9 +222,21 @@ describe('the setup command refuses, and changes nothing,', () => {
       return { ...env, WORKFLOW_POSTGRES_URL: other.href };
     };
     const errors = await Promise.all([
-      refused(changed((other) => { other.pathname = '/no_such_database'; })),
-      refused(changed((other) => { other.port = '1'; })),
-      refused(changed((other) => { other.password = 'hunter2'; })),
+      refused(
+        changed((other) => {
+          other.pathname = '/no_such_database';
+        }),
+      ),
+      refused(
+        changed((other) => {
+          other.port = '1';
+        }),
+      ),
+      refused(
+        changed((other) => {
+          other.password = 'hunter2';
+        }),
+      ),
     ]);
     assert.match(errors[0], /no_such_database/);
     for (const error of errors) {
@@ -313,11 +336,33 @@ test('a pg-boss of the user’s own is left as it is, and shared', async (t) => 
   await boss.createQueue('mine');
   const id = await boss.send('mine', { a: 1 });
   const comment = () =>
-    pool.query(`SELECT obj_description('${queueSchema}'::regnamespace, 'pg_namespace') AS text`);
+    pool.query(`SELECT obj_description('${queueSchema}.version'::regclass, 'pg_class') AS text`);
   const before = (await comment()).rows[0].text;
 
   await setUp(env);
   await assertWorks({ schema, queueSchema });
   assert.equal((await comment()).rows[0].text, before);
-  assert.deepEqual((await boss.fetch('mine')).map((job) => [job.id, job.data]), [[id, { a: 1 }]]);
+  assert.deepEqual(
+    (await boss.fetch('mine')).map((job) => [job.id, job.data]),
+    [[id, { a: 1 }]],
+  );
+});
+
+test('older pg-boss tables of ours are brought up to date, those of the user’s are not', async (t) => {
+  const { schema, queueSchema, env } = names(t);
+  await setUp(env);
+  const version = async () =>
+    (await pool.query(`SELECT version FROM ${queueSchema}.version`)).rows[0].version;
+  const newest = await version();
+  const older = async () => pool.query(getRollbackPlans(queueSchema, newest));
+  await older();
+  assert.equal(await version(), newest - 1);
+  await Promise.all([setUp(env), setUp(env), setUp(env)]);
+  assert.equal(await version(), newest);
+  await assertWorks({ schema, queueSchema });
+
+  await older();
+  await pool.query(`COMMENT ON TABLE ${queueSchema}.version IS NULL`);
+  assert.match(await setUp(env), /of your own/);
+  assert.equal(await version(), newest - 1);
 });

@@ -4,7 +4,20 @@ import { createWorld } from '../../index.js';
 import { describeRun, violations } from '../support/invariants.mjs';
 
 /** @typedef {import('../support/database.mjs').TestDatabase} TestDatabase */
-/** @typedef {ReturnType<typeof openWorld>} World */
+/** @typedef {Record<string, any>} Item what comes back is looked at here, so its types take nothing for granted */
+/** @typedef {{ data: Item[], cursor: string | null, hasMore: boolean }} Page */
+/** @typedef {{ event: any, run: any, step: any, hook: any, wait: any, events: Item[], cursor: string, hasMore: boolean }} Created */
+/** @typedef {(...args: any[]) => Promise<Item>} Get */
+/** @typedef {(params?: Item) => Promise<Page>} List */
+/**
+ * @typedef {Omit<import('../../index.js').PostgresWorld, 'events' | 'runs' | 'steps' | 'hooks' | 'queue'> & {
+ *   events: { create: (runId: string | null, event: any, params?: Item) => Promise<Created>, get: Get, list: List, listByCorrelationId: List },
+ *   runs: { get: Get, list: List },
+ *   steps: { get: Get, list: List },
+ *   hooks: { get: Get, getByToken: Get, list: List },
+ *   queue: (name: string, message: unknown, options?: Item) => Promise<{ messageId: string }>,
+ * }} World
+ */
 
 /**
  * A World that was never started: storage alone. Worlds of different pool sizes share nothing, as if
@@ -12,10 +25,18 @@ import { describeRun, violations } from '../support/invariants.mjs';
  *
  * @param {TestDatabase} database
  * @param {{ maxPoolSize?: number, connectionString?: string }} [options]
+ * @returns {World}
  */
 export function openWorld(database, options = {}) {
   const { url, schema, queueSchema } = database;
-  return createWorld({ connectionString: url, schema, queueSchema, maxPoolSize: 4, ...options });
+  const world = createWorld({
+    connectionString: url,
+    schema,
+    queueSchema,
+    maxPoolSize: 4,
+    ...options,
+  });
+  return /** @type {any} */ (world);
 }
 
 /** @param {string} text */
@@ -85,7 +106,12 @@ export const event = (eventType, correlationId, eventData) => ({
 
 /** @param {string} stepId @param {Record<string, any>} [eventData] */
 export const stepCreated = (stepId, eventData) =>
-  event('step_created', stepId, { stepName: 'step//./a//s', workflowName: 'w', input: bytes('arguments'), ...eventData });
+  event('step_created', stepId, {
+    stepName: 'step//./a//s',
+    workflowName: 'w',
+    input: bytes('arguments'),
+    ...eventData,
+  });
 
 /** @param {World} world @param {string} runId */
 export async function pendingStep(world, runId) {
@@ -105,7 +131,10 @@ export async function runningStep(world, runId) {
 export async function liveHook(world, runId, data = {}) {
   const hookId = `hook_${ulid()}`;
   const token = data.token ?? `token-${ulid()}`;
-  await world.events.create(runId, event('hook_created', hookId, { isWebhook: false, ...data, token }));
+  await world.events.create(
+    runId,
+    event('hook_created', hookId, { isWebhook: false, ...data, token }),
+  );
   return { hookId, token };
 }
 
@@ -135,6 +164,7 @@ export async function refusal(promise) {
  * @param {Promise<unknown>} promise
  * @param {string} name
  * @param {number | undefined} status
+ * @returns {Promise<any>}
  */
 export async function assertRefused(promise, name, status) {
   const error = await refusal(promise);
@@ -145,9 +175,12 @@ export async function assertRefused(promise, name, status) {
 
 /** @param {World} world @param {string} runId */
 export async function logOf(world, runId) {
+  /** @type {Item[]} */
   const all = [];
+  /** @type {string | null | undefined} */
   let cursor;
   for (;;) {
+    /** @type {Page} */
     const page = await world.events.list({ runId, pagination: { cursor } });
     all.push(...page.data);
     if (!page.hasMore) return all;

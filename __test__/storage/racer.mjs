@@ -98,13 +98,16 @@ export async function race(world, { seed, batches, ...shared }) {
         (error) => {
           const outcome = `${error.name} ${error.status}`;
           if (!REFUSALS.has(outcome)) {
-            throw new Error(`seed ${seed}, batch ${batch}, ${what.eventType} of ${runId}`, { cause: error });
+            throw new Error(`seed ${seed}, batch ${batch}, ${what.eventType} of ${runId}`, {
+              cause: error,
+            });
           }
           return outcome;
         },
       );
     });
-    for (const outcome of await Promise.all(calls)) outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+    for (const outcome of await Promise.all(calls))
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
   }
   return outcomes;
 }

@@ -54,7 +54,9 @@ const names = (results) => results.map(({ refused }) => refused ?? 'done').sort(
 
 /** For the report of a failure. @param {any[]} results */
 const described = (results) =>
-  results.map(({ error, run, event: stored }) => error ?? stored?.eventType ?? run?.status).join('; ');
+  results
+    .map(({ error, run, event: stored }) => error ?? stored?.eventType ?? run?.status)
+    .join('; ');
 
 describe('two callers at once', () => {
   test('start a run once, and see one start (W1)', async () => {
@@ -81,9 +83,14 @@ describe('two callers at once', () => {
         one.events.create(runId, event('run_started', undefined, eventData)),
         two.events.create(runId, runCreated()),
       ]);
-      assert.ok(results.slice(1, 3).every(({ run }) => run?.status === 'running'), described(results));
       assert.ok(
-        [results[0], results[3]].every(({ refused, run }) => run || refused === 'EntityConflictError'),
+        results.slice(1, 3).every(({ run }) => run?.status === 'running'),
+        described(results),
+      );
+      assert.ok(
+        [results[0], results[3]].every(
+          ({ refused, run }) => run || refused === 'EntityConflictError',
+        ),
         described(results),
       );
       assert.deepEqual(await typesOf(one, runId), ['run_created', 'run_started']);
@@ -114,7 +121,10 @@ describe('two callers at once', () => {
       const token = ulid();
       const results = await outcomes(
         runIds.map((runId, i) =>
-          [one, two, two][i].events.create(runId, event('hook_created', `hook_${ulid()}`, { token })),
+          [one, two, two][i].events.create(
+            runId,
+            event('hook_created', `hook_${ulid()}`, { token }),
+          ),
         ),
       );
       const winners = results.filter(({ hook }) => hook);
@@ -141,7 +151,10 @@ describe('two callers at once', () => {
       assert.equal((await one.runs.get(runId)).status, 'completed');
       assert.deepEqual((await one.hooks.list({ runId })).data, []);
       const heir = await runningRun(two);
-      const { hook } = await two.events.create(heir, event('hook_created', `hook_${ulid()}`, { token }));
+      const { hook } = await two.events.create(
+        heir,
+        event('hook_created', `hook_${ulid()}`, { token }),
+      );
       assert.equal(hook.token, token);
     });
   });
@@ -177,7 +190,10 @@ describe('two callers at once', () => {
         two.events.create(first, stepCreated(`step_${ulid()}`)),
       ]);
       for (const { refused, error } of results) {
-        assert.ok([undefined, 'EntityConflictError', 'HookNotFoundError'].includes(refused), error?.stack);
+        assert.ok(
+          [undefined, 'EntityConflictError', 'HookNotFoundError'].includes(refused),
+          error?.stack,
+        );
       }
     });
   });
@@ -189,7 +205,9 @@ describe('two callers at once', () => {
       const { waitId, resumeAt } = await openWait(two, runId);
       const { hookId } = await liveHook(two, runId);
       const waits = await outcomes(
-        [one, two].map((world) => world.events.create(runId, event('wait_completed', waitId, { resumeAt }))),
+        [one, two].map((world) =>
+          world.events.create(runId, event('wait_completed', waitId, { resumeAt })),
+        ),
       );
       assert.deepEqual(names(waits), ['EntityConflictError', 'done']);
       const disposals = await outcomes(
@@ -218,7 +236,9 @@ describe('two callers at once', () => {
         event('hook_created', hookId, { token: hookId }),
         event('wait_created', waitId, { resumeAt: new Date() }),
       ]) {
-        const results = await outcomes([one, two].map((world) => world.events.create(runId, created)));
+        const results = await outcomes(
+          [one, two].map((world) => world.events.create(runId, created)),
+        );
         assert.deepEqual(names(results), ['EntityConflictError', 'done']);
       }
       assert.equal((await logOf(one, runId)).length, 5);
@@ -358,7 +378,12 @@ describe('random events at shared runs', () => {
     const { url, schema, queueSchema } = database;
     const processes = [1, 2, 3].map(async (i) => {
       const child = fork(script, { stdio: 'inherit' });
-      child.send({ ...ids, database: { url, schema, queueSchema }, seed: seed + 10_000 * i, batches: 120 });
+      child.send({
+        ...ids,
+        database: { url, schema, queueSchema },
+        seed: seed + 10_000 * i,
+        batches: 120,
+      });
       const [outcome] = await Promise.race([once(child, 'message'), once(child, 'exit')]);
       assert.equal(typeof outcome, 'object', `process ${i} ended with ${outcome}`);
     });

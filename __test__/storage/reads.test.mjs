@@ -66,9 +66,7 @@ describe('lists', () => {
 
   before(async () => {
     const eventData = { ...runCreated().eventData, workflowName };
-    runIds = await Promise.all(
-      Array.from({ length: 25 }, () => pendingRun(world, { eventData })),
-    );
+    runIds = await Promise.all(Array.from({ length: 25 }, () => pendingRun(world, { eventData })));
     runId = await runningRun(world);
     stepIds = await Promise.all(Array.from({ length: 25 }, () => pendingStep(world, runId)));
     hookIds = (await Promise.all(Array.from({ length: 105 }, () => liveHook(world, runId)))).map(
@@ -157,8 +155,19 @@ describe('lists', () => {
       (/** @type {any} */ pagination) => events.list({ runId, pagination }),
     ];
     for (const list of lists) {
-      for (const wrong of [{ sortOrder }, { cursor: 'a\0' }, { cursor: '' }, { cursor: 7 }]) {
+      for (const wrong of [{ sortOrder }, { cursor: 'a\0' }, { cursor: 7 }]) {
         await assertRefused(list(wrong), 'WorkflowWorldError', 400);
+      }
+    }
+  });
+
+  test('an empty cursor is the first page', async () => {
+    for (const cursor of ['', undefined, null]) {
+      const pagination = { cursor, limit: 3 };
+      for (const list of [runs.list, steps.list, hooks.list, events.list]) {
+        const page = await list({ runId, pagination });
+        assert.deepEqual(page, await list({ runId, pagination: { limit: 3 } }));
+        assert.equal(page.data.length, 3);
       }
     }
   });
@@ -396,7 +405,9 @@ describe("resolveData 'none'", () => {
       [
         await runs.get(runId),
         await runs.get(runId, { resolveData }),
-        (await runs.list({ resolveData, status: 'completed' })).data.find((run) => run.runId === runId),
+        (await runs.list({ resolveData, status: 'completed' })).data.find(
+          (run) => run.runId === runId,
+        ),
       ],
       [
         await steps.get(runId, stepId),
@@ -404,7 +415,7 @@ describe("resolveData 'none'", () => {
         (await steps.list({ runId, resolveData })).data[0],
       ],
     ]) {
-      assert.ok(full.input && full.output);
+      assert.ok(full?.input && full.output);
       assert.deepEqual(none, { ...full, input: undefined, output: undefined });
       assert.deepEqual(listed, none);
     }
@@ -421,8 +432,14 @@ describe("resolveData 'none'", () => {
     const result = bytes('r');
     await events.create(runId, event('step_completed', stepId, { stepName: 's', result }));
     const failing = await runningStep(world, runId);
-    await events.create(runId, event('step_failed', failing, { stepName: 's', error: 'e', stack: 'at' }));
-    const { hookId, token } = await liveHook(world, runId, { metadata: bytes('m'), isWebhook: true });
+    await events.create(
+      runId,
+      event('step_failed', failing, { stepName: 's', error: 'e', stack: 'at' }),
+    );
+    const { hookId, token } = await liveHook(world, runId, {
+      metadata: bytes('m'),
+      isWebhook: true,
+    });
     await events.create(runId, event('hook_received', hookId, { token, payload: bytes('p') }));
     await events.create(runId, event('hook_received', hookId, { payload: bytes('p') }));
     await events.create(runId, event('hook_disposed', hookId, { token }));
@@ -518,7 +535,9 @@ describe('payloads', () => {
     const found = [
       (await runs.get(runId)).input,
       ...log.flatMap((e) => (e.eventData?.input ? [e.eventData.input] : [])),
-      ...(await logOf(world, runId)).flatMap((e) => (e.eventData?.input ? [e.eventData.input] : [])),
+      ...(await logOf(world, runId)).flatMap((e) =>
+        e.eventData?.input ? [e.eventData.input] : [],
+      ),
     ];
     assert.equal(found.length, 5);
     for (const payload of /** @type {Uint8Array[]} */ (found)) {
@@ -536,7 +555,10 @@ test('strings are kept as they are, NUL and half characters included', async () 
   const runId = await runningRun(world);
   const stepId = `step_${ulid()}`;
   await events.create(runId, stepCreated(stepId, { workflowName: odd }));
-  await events.create(runId, event('step_failed', stepId, { stepName: 's', error: odd, stack: odd }));
+  await events.create(
+    runId,
+    event('step_failed', stepId, { stepName: 's', error: odd, stack: odd }),
+  );
   assert.deepEqual((await steps.get(runId, stepId)).error, { message: odd, stack: odd });
   const [created, failed] = (await logOf(world, runId)).slice(2);
   assert.equal(created.eventData.workflowName, odd);

@@ -55,12 +55,16 @@ describe('one statement is all that it takes', () => {
     await assertOne(() => events.create(runId, stepCreated(stepId)));
     await assertOne(() => events.create(runId, event('step_started', stepId)));
     await assertOne(() => events.create(runId, event('step_retrying', stepId, { error: 'e' })));
-    await assertOne(() => events.create(runId, event('step_completed', stepId, { result: bytes('r') })));
+    await assertOne(() =>
+      events.create(runId, event('step_completed', stepId, { result: bytes('r') })),
+    );
     const failing = await runningStep(world, runId);
     await assertOne(() => events.create(runId, event('step_failed', failing, { error: 'e' })));
     const hookId = `hook_${ulid()}`;
     await assertOne(() => events.create(runId, event('hook_created', hookId, { token: hookId })));
-    await assertOne(() => events.create(runId, event('hook_received', hookId, { payload: bytes('p') })));
+    await assertOne(() =>
+      events.create(runId, event('hook_received', hookId, { payload: bytes('p') })),
+    );
     await assertOne(() => events.create(runId, event('hook_disposed', hookId)));
     const waitId = `wait_${ulid()}`;
     const resumeAt = new Date();
@@ -98,7 +102,9 @@ describe('one statement is all that it takes', () => {
     ])) {
       await assertOne(() => events.create(id, refused).catch(() => {}));
     }
-    await assertOne(() => events.create(runId, stepCreated(`step_${ulid()}`), { stateUpdatedAt: 1 }).catch(() => {}));
+    await assertOne(() =>
+      events.create(runId, stepCreated(`step_${ulid()}`), { stateUpdatedAt: 1 }).catch(() => {}),
+    );
   });
 
   test('to read', async () => {
@@ -114,7 +120,9 @@ describe('one statement is all that it takes', () => {
       await assertOne(() => steps.list({ runId, resolveData }));
       await assertOne(() => events.get(runId, eventId, { resolveData }));
       await assertOne(() => events.list({ runId, pagination: { cursor: eventId }, resolveData }));
-      await assertOne(() => events.listByCorrelationId({ runId, correlationId: stepId, resolveData }));
+      await assertOne(() =>
+        events.listByCorrelationId({ runId, correlationId: stepId, resolveData }),
+      );
       await assertOne(() => hooks.get(hookId, { resolveData }));
       await assertOne(() => hooks.getByToken(token, { resolveData }));
       await assertOne(() => hooks.list({ runId, resolveData }));
@@ -124,14 +132,21 @@ describe('one statement is all that it takes', () => {
   test('to enqueue a message', async () => {
     const id = await pendingRun(world);
     await assertOne(() => world.queue('__wkf_workflow_w', { runId: id }));
-    const message = { workflowName: 'w', workflowRunId: id, workflowStartedAt: Date.now(), stepId: 's' };
+    const message = {
+      workflowName: 'w',
+      workflowRunId: id,
+      workflowStartedAt: Date.now(),
+      stepId: 's',
+    };
     await assertOne(() => world.queue('__wkf_step_s', message, { idempotencyKey: ulid() }));
   });
 
   test('to write to a stream, to close it and to look at it', async () => {
     const name = `strm_${ulid()}_user`;
     await assertOne(() => world.writeToStream(name, runId, bytes('a')));
-    await assertOne(() => world.writeToStreamMulti?.(name, runId, [bytes('b'), bytes('c')]) ?? Promise.reject());
+    await assertOne(
+      () => world.writeToStreamMulti?.(name, runId, [bytes('b'), bytes('c')]) ?? Promise.reject(),
+    );
     await assertOne(() => world.closeStream(name, runId));
     await assertOne(() => world.getStreamChunks(name, runId));
     await assertOne(() => world.getStreamInfo(name, runId));
@@ -157,7 +172,10 @@ test('a World that was made and not used says nothing', async () => {
 });
 
 test('a started World that has nothing to do says at most one thing a second', async (t) => {
-  const app = createServer((_request, response) => response.end('{"ok":true}')).listen(0, '127.0.0.1');
+  const app = createServer((_request, response) => response.end('{"ok":true}')).listen(
+    0,
+    '127.0.0.1',
+  );
   await once(app, 'listening');
   t.after(() => app.close());
   const { port } = /** @type {import('node:net').AddressInfo} */ (app.address());

@@ -189,7 +189,13 @@ describe('a delivery', () => {
       const { status, body } = await deliver(delivery(), { result: { timeoutSeconds } });
       assert.deepEqual([status, body], [200, { timeoutSeconds }]);
     }
-    for (const result of [undefined, null, {}, { timeoutSeconds: undefined }, { timeoutSeconds: -1 }]) {
+    for (const result of [
+      undefined,
+      null,
+      {},
+      { timeoutSeconds: undefined },
+      { timeoutSeconds: -1 },
+    ]) {
       const { status, body } = await deliver(delivery(), { result });
       assert.deepEqual([status, body], [200, { ok: true }]);
     }
@@ -214,7 +220,9 @@ describe('a delivery', () => {
   test('carries any queue name', async () => {
     for (const id of ['step//./src/a.ts//b', 'ünï 100% #1', 'a\nb', '名前', '%41', 'a+b&c=d']) {
       const queueName = `__wkf_step_${id}`;
-      const { calls } = await deliver(delivery({ 'x-vqs-queue-name': encodeURIComponent(queueName) }));
+      const { calls } = await deliver(
+        delivery({ 'x-vqs-queue-name': encodeURIComponent(queueName) }),
+      );
       assert.equal(calls[0][1].queueName, queueName);
     }
   });
@@ -243,7 +251,11 @@ describe('a message', () => {
     const sender = worldOf({
       queueFactory: () => ({ pushStep: push, pushFlow: push, start: async () => {} }),
     });
-    const { messageId } = await sender.queue('__wkf_step_step//./a//s', /** @type {any} */ (message), options);
+    const { messageId } = await sender.queue(
+      '__wkf_step_step//./a//s',
+      /** @type {any} */ (message),
+      options,
+    );
     assert.equal(messages.length, 1);
     assert.equal(messages[0].messageId, messageId);
     return messages[0];
@@ -253,7 +265,11 @@ describe('a message', () => {
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const message = {
       runId: 'wrun_1',
-      runInput: { input: bytes, workflowName: 'w', executionContext: { list: [1, null, 'a\0\ud800'] } },
+      runInput: {
+        input: bytes,
+        workflowName: 'w',
+        executionContext: { list: [1, null, 'a\0\ud800'] },
+      },
       view: bytes.subarray(10, 20),
       none: new Uint8Array(),
       nested: [[{ deep: bytes.subarray(0, 1) }]],
@@ -298,7 +314,12 @@ describe('a message', () => {
       () => world.queue('__wkf_step_', { runId: 'r' }),
       () => world.queue('__wkf_step_s', /** @type {any} */ (undefined)),
       () => world.queue('__wkf_step_s', { runId: 'r' }, /** @type {any} */ ({ delaySeconds: -1 })),
-      () => world.queue('__wkf_step_s', { runId: 'r' }, /** @type {any} */ ({ delaySeconds: Number.NaN })),
+      () =>
+        world.queue(
+          '__wkf_step_s',
+          { runId: 'r' },
+          /** @type {any} */ ({ delaySeconds: Number.NaN }),
+        ),
     ];
     for (const call of wrong) {
       await assert.rejects(call, { name: 'WorkflowWorldError', status: 400 });

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
-use napi::bindgen_prelude::{Uint8Array, within_runtime_if_available};
+use napi::bindgen_prelude::within_runtime_if_available;
 use napi_derive::napi;
 use serde_json::json;
 
+use super::bytes::Bytes;
 use super::configuration::Configuration;
 use super::log::{JsLog, LogFunction};
 use super::streams::StreamReader;
@@ -33,7 +34,8 @@ pub struct AppendRequest {
     pub correlation_id: Option<String>,
     pub spec_version: Option<i32>,
     pub data: Option<String>,
-    pub payload: Option<Uint8Array>,
+    #[napi(ts_type = "Uint8Array")]
+    pub payload: Option<Bytes>,
     pub occurred_at_ms: Option<i64>,
     pub snapshot_ms: Option<i64>,
     pub name: Option<String>,
@@ -126,7 +128,7 @@ impl Core {
             correlation_id: request.correlation_id,
             spec_version: request.spec_version,
             data: request.data,
-            payload: request.payload.map(|payload| payload.to_vec()),
+            payload: request.payload.map(|payload| payload.0),
             occurred_at_ms: request.occurred_at_ms,
             snapshot_ms: request.snapshot_ms,
             name: request.name,
@@ -234,9 +236,9 @@ impl Core {
         &self,
         name: String,
         run_id: String,
-        chunks: Vec<Uint8Array>,
+        #[napi(ts_arg_type = "Uint8Array[]")] chunks: Vec<Bytes>,
     ) -> napi::Result<()> {
-        let chunks = chunks.iter().map(|chunk| chunk.to_vec()).collect();
+        let chunks = chunks.into_iter().map(|chunk| chunk.0).collect();
         self.streams.append(&name, &run_id, chunks).await.map_err(to_js)
     }
 

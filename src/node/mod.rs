@@ -4,6 +4,7 @@
 //! text, payloads as bytes. An error crosses as JSON in the message of a plain `Error`;
 //! `lib/errors.js` makes the SDK's class of it.
 
+mod bytes;
 mod configuration;
 mod core;
 mod log;

@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Buffer, Uint8Array, block_on};
+use napi::bindgen_prelude::{Buffer, block_on};
 use napi_derive::napi;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::bytes::Bytes;
 use super::configuration::Configuration;
 use super::core::Core;
 use super::to_js;
@@ -30,7 +31,7 @@ pub struct MessageRequest {
 }
 
 impl MessageRequest {
-    fn into_message(self, body: &Uint8Array) -> Result<Message> {
+    fn into_message(self, body: Bytes) -> Result<Message> {
         Ok(Message {
             kind: match self.kind.as_str() {
                 "flow" => Kind::Flow,
@@ -42,7 +43,7 @@ impl MessageRequest {
             message_id: self.message_id,
             idempotency_key: self.idempotency_key,
             headers: headers(self.headers.as_deref())?,
-            body: body.to_vec(),
+            body: body.0,
             delay: self.delay_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
         })
     }
@@ -79,8 +80,12 @@ impl PgBossQueue {
 
     /// Resolves, when the message is stored, with the id of the message that will be delivered.
     #[napi]
-    pub async fn push(&self, message: MessageRequest, body: Uint8Array) -> napi::Result<Option<String>> {
-        let message = message.into_message(&body).map_err(to_js)?;
+    pub async fn push(
+        &self,
+        message: MessageRequest,
+        #[napi(ts_arg_type = "Uint8Array")] body: Bytes,
+    ) -> napi::Result<Option<String>> {
+        let message = message.into_message(body).map_err(to_js)?;
         self.queue.push(message).await.map_err(to_js)
     }
 
@@ -133,10 +138,10 @@ impl NodeHttpProxy {
     pub async fn send(
         &self,
         message: MessageRequest,
-        body: Uint8Array,
+        #[napi(ts_arg_type = "Uint8Array")] body: Bytes,
         attempt: u32,
     ) -> napi::Result<ProxyAnswer> {
-        let message = message.into_message(&body).map_err(to_js)?;
+        let message = message.into_message(body).map_err(to_js)?;
         let delivery = Delivery {
             kind: message.kind,
             id: message.id,
