@@ -47,6 +47,9 @@ pub enum Error {
     /// another one; nothing was written and the call may be repeated.
     #[error("PostgreSQL gave way to another transaction: {0}")]
     Contention(String),
+    /// `WorkflowWorldError`, status 503, code `TRANSPORT`: the target of a delivery does not answer.
+    #[error("{0}")]
+    Unreachable(String),
     /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
     #[error("PostgreSQL refused a statement: {0}")]
     Database(String),
@@ -84,7 +87,9 @@ impl Error {
             }
             Self::NotSetUp(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "NOT_SET_UP"}),
             // The SDK hands work back to the queue only for a status of 500 and more.
-            Self::Unavailable(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"}),
+            Self::Unavailable(_) | Self::Unreachable(_) => {
+                json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"})
+            }
             Self::Contention(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "CONTENTION"}),
             Self::Database(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "DATABASE"}),
             Self::Closed => json!({"name": "WorkflowWorldError", "status": 500, "code": "CLOSED"}),

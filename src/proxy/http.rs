@@ -104,7 +104,8 @@ impl HttpProxy {
 
     /// Sends a message and returns the answer as it is.
     pub async fn proxy(&self, delivery: &Delivery) -> Result<Response> {
-        let response = self.send(delivery).await.map_err(|error| Error::Unavailable(describe(&error)))?;
+        let unreachable = |error: reqwest::Error| Error::Unreachable(describe(&error));
+        let response = self.send(delivery).await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let headers = response
             .headers()
@@ -113,7 +114,7 @@ impl HttpProxy {
                 (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
             })
             .collect();
-        let body = response.bytes().await.map_err(|error| Error::Unavailable(describe(&error)))?;
+        let body = response.bytes().await.map_err(unreachable)?;
         Ok(Response { status, headers, body: body.into() })
     }
 

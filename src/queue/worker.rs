@@ -369,6 +369,8 @@ impl Worker {
                     failures = 0;
                     self.apply(&settlements, most, signals, turn);
                 }
+                // Nobody can settle anything any more; leases run out.
+                Err(Error::Closed) => return,
                 Err(error) => {
                     self.trouble("Deliveries could not be settled or claimed; trying again", &error);
                     {
@@ -525,6 +527,7 @@ impl Worker {
             .await;
             match result {
                 Ok(()) => failures = 0,
+                Err(Error::Closed) => return,
                 Err(error) => {
                     self.trouble("Leases could not be renewed or looked after; trying again", &error);
                     sweep_at = sweep_at.max(now + backoff(failures));
