@@ -372,22 +372,49 @@ describe('random events at shared runs', () => {
     await assertLogIsSound(database);
   });
 
-  test(`of three processes leave a sound log (TEST_SEED=${seed})`, async () => {
-    const script = fileURLToPath(new URL('racer.mjs', import.meta.url));
-    const ids = shared(9);
+  const script = fileURLToPath(new URL('racer.mjs', import.meta.url));
+
+  /** @param {import('./racer.mjs').Race} task */
+  function start(task) {
+    const child = fork(script, { stdio: 'inherit' });
     const { url, schema, queueSchema } = database;
+    child.send({ ...task, database: { url, schema, queueSchema } });
+    return child;
+  }
+
+  test(`of three processes leave a sound log (TEST_SEED=${seed})`, async () => {
+    const ids = shared(9);
     const processes = [1, 2, 3].map(async (i) => {
-      const child = fork(script, { stdio: 'inherit' });
-      child.send({
-        ...ids,
-        database: { url, schema, queueSchema },
-        seed: seed + 10_000 * i,
-        batches: 120,
-      });
+      const child = start({ ...ids, seed: seed + 10_000 * i, batches: 120 });
       const [outcome] = await Promise.race([once(child, 'message'), once(child, 'exit')]);
       assert.equal(typeof outcome, 'object', `process ${i} ended with ${outcome}`);
     });
     await Promise.all(processes);
+    await assertLogIsSound(database);
+  });
+
+  test(`of processes that are killed leave a sound log (TEST_SEED=${seed})`, async () => {
+    const ids = shared(19);
+    const count = async () => {
+      const { rows } = await database.pool.query(
+        `SELECT count(*)::integer FROM ${database.schema}.workflow_events WHERE run_id = ANY ($1)`,
+        [ids.runIds],
+      );
+      return rows[0].count;
+    };
+    for (let round = 0; round < 5; round++) {
+      const before = await count();
+      const children = [1, 2].map((i) =>
+        start({ ...ids, seed: seed + 1000 * round + i, batches: 1e6 }),
+      );
+      const ends = children.map((child) => once(child, 'exit'));
+      while ((await count()) < before + 15) {
+        for (const { exitCode } of children) assert.equal(exitCode, null);
+        await sleep(10);
+      }
+      for (const child of children) child.kill('SIGKILL');
+      await Promise.all(ends);
+    }
     await assertLogIsSound(database);
   });
 });
