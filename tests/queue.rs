@@ -844,6 +844,66 @@ async fn lost_connections_lose_nothing() {
     assert!(distinct.len() >= MESSAGES, "{}", distinct.len());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_javascript_worker_keeps_its_job_until_that_expires() {
+    let place = Place::new().await;
+    let process = place.process();
+    process.push(step("wrun_1", "step_1")).await;
+    process.push(flow("wrun_1")).await;
+    let held = "UPDATE :jobs SET state = 'active', started_on = now() - interval '1 hour', heartbeat_on = now() - interval '1 hour'";
+    place.run(held).await;
+    let sweep = "SELECT COALESCE(sum(out_ms), 0) FROM :schema.queue_sweep(:flows, :steps, 'c', true, '{}') WHERE out_what = 'released'";
+    assert_eq!(place.number(sweep).await, 0);
+    place.run("UPDATE :jobs SET expire_seconds = 60").await;
+    assert_eq!(place.number(sweep).await, 2);
+    assert_eq!(
+        place.number("SELECT count(*) FROM :jobs WHERE state = 'created' AND started_on IS NULL").await,
+        2
+    );
+}
+
+// Slots.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_has_its_own_slots_and_no_more() {
+    let place = Place::with(Options { queue_concurrency: Some(2.0), ..Options::default() }).await;
+    let process = place.process();
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
+    process.start(&target).await;
+    for n in 0..5 {
+        process.push(step("wrun_1", &format!("step_{n}"))).await;
+    }
+    target.until(2).await;
+    // Steps that hang do not keep a replay waiting.
+    process.push(flow("wrun_1")).await;
+    target.until(3).await;
+    let health = process.queue.health().unwrap();
+    assert_eq!((health.running_steps, health.running_flows), (2, 1));
+    assert_eq!(place.number("SELECT count(*) FROM :jobs WHERE state = 'created'").await, 3);
+    let depth = process.queue.depth().await.unwrap();
+    let waiting = depth.iter().find(|depth| depth.state == "created").unwrap();
+    assert_eq!((waiting.queue.as_str(), waiting.count, waiting.delayed), ("workflow_steps", 3, 0));
+    gate.add_permits(6);
+    place.until("all is done", "SELECT count(*) = 0 FROM :jobs").await;
+    assert_eq!(target.count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_panics_is_a_failed_attempt() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::new(|delivery| {
+        assert!(delivery.attempt > 1, "a bug of whoever delivers");
+        std::future::ready(Outcome::Done).boxed()
+    });
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    place.until("it has failed", "SELECT count(*) = 1 FROM :jobs WHERE state = 'retry'").await;
+    hurry(&place).await;
+    place.until("it is done", "SELECT count(*) = 0 FROM :jobs").await;
+}
+
 // Closing.
 
 #[tokio::test(flavor = "multi_thread")]
@@ -926,11 +986,15 @@ async fn a_job_that_javascript_sends_is_executed() {
     place.run(&insert(":steps", "msg_js_1", "'step_js'", "0")).await;
     place.run(&insert(":steps", "msg_js_2", "NULL", "0.5 seconds")).await;
     place.run(&insert(":flows", "msg_js_3", "NULL", "0")).await;
+    // Waits for another job of a pg-boss flow.
+    place.run("INSERT INTO :jobs (name, singleton_key, policy, blocked) VALUES (:steps, 'b', 'exclusive', true)").await;
     let channel = &place.database.notifications.channels().queue;
     place.run(&format!("SELECT pg_notify('{channel}', :steps), pg_notify('{channel}', :flows)")).await;
     let seen = target.until(3).await;
     assert!(seen.iter().all(|delivery| delivery.body == b"{\"x\":1}" && delivery.attempt == 1));
-    place.until("all are gone", "SELECT count(*) = 0 FROM :jobs").await;
+    place
+        .until("all are gone but the blocked one", "SELECT count(*) = 1 AND bool_and(blocked) FROM :jobs")
+        .await;
 }
 
 /// pg-boss itself, in a process of its own.
