@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::sync::Semaphore;
 use world_postgres::config::{Config, Environment, Options};
@@ -24,8 +25,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// One schema pair, and as many processes on it as a test asks for.
 struct Place {
     config: Config,
-    /// For looking, not part of any process.
     database: Arc<Database>,
+    /// For looking, not part of any process.
+    pool: PgPool,
 }
 
 /// A process: its own pool, its own driver.
@@ -72,12 +74,11 @@ impl Place {
         let config = Config::resolve(&options, &Environment::new()).unwrap();
         let database = Arc::new(Database::new(config.database.clone()).unwrap());
         let plans = pgboss_plans().replace("SCHEMA_OF_THE_TEST", &config.database.queue_schema);
-        let mut connection = database.pool().acquire().await.unwrap();
-        connection.execute(AssertSqlSafe(plans)).await.unwrap();
-        drop(connection);
+        let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&test_url()).unwrap();
+        pool.execute(AssertSqlSafe(plans)).await.unwrap();
         migrations::migrate(&database).await.unwrap();
         pgboss::setup(&database, &config.queue).await.unwrap();
-        Self { config, database }
+        Self { config, database, pool }
     }
 
     fn process(&self) -> Process {
@@ -95,16 +96,16 @@ impl Place {
     }
 
     async fn run(&self, sql: &str) {
-        self.database.pool().execute(AssertSqlSafe(self.sql(sql))).await.unwrap();
+        self.pool.execute(AssertSqlSafe(self.sql(sql))).await.unwrap();
     }
 
     async fn number(&self, sql: &str) -> i64 {
         let sql = self.sql(&format!("SELECT ({sql})::bigint"));
-        sqlx::query(AssertSqlSafe(sql)).fetch_one(self.database.pool()).await.unwrap().get(0)
+        sqlx::query(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap().get(0)
     }
 
     async fn texts(&self, sql: &str) -> Vec<String> {
-        let rows = sqlx::query(AssertSqlSafe(self.sql(sql))).fetch_all(self.database.pool()).await.unwrap();
+        let rows = sqlx::query(AssertSqlSafe(self.sql(sql))).fetch_all(&self.pool).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 
@@ -826,10 +827,7 @@ async fn lost_connections_lose_nothing() {
     for n in 0..MESSAGES {
         let message =
             if n % 2 == 0 { step("wrun_1", &format!("step_{n}")) } else { flow(&format!("wrun_{n}")) };
-        // A caller whose connection was cut twice in a row is told, and calls again.
-        while let Err(error) = process.queue.push(message.clone()).await {
-            assert!(matches!(error, world_postgres::error::Error::Unavailable(_)), "{error}");
-        }
+        process.push(message).await;
         if n % 20 == 10 {
             let schema = place.sql(":schema");
             place
@@ -844,6 +842,66 @@ async fn lost_connections_lose_nothing() {
     place.until("all is settled", "SELECT count(*) = 0 FROM :jobs").await;
     let distinct: HashSet<String> = target.seen().into_iter().map(|delivery| delivery.message_id).collect();
     assert!(distinct.len() >= MESSAGES, "{}", distinct.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_javascript_worker_keeps_its_job_until_that_expires() {
+    let place = Place::new().await;
+    let process = place.process();
+    process.push(step("wrun_1", "step_1")).await;
+    process.push(flow("wrun_1")).await;
+    let held = "UPDATE :jobs SET state = 'active', started_on = now() - interval '1 hour', heartbeat_on = now() - interval '1 hour'";
+    place.run(held).await;
+    let sweep = "SELECT COALESCE(sum(out_ms), 0) FROM :schema.queue_sweep(:flows, :steps, 'c', true, '{}') WHERE out_what = 'released'";
+    assert_eq!(place.number(sweep).await, 0);
+    place.run("UPDATE :jobs SET expire_seconds = 60").await;
+    assert_eq!(place.number(sweep).await, 2);
+    assert_eq!(
+        place.number("SELECT count(*) FROM :jobs WHERE state = 'created' AND started_on IS NULL").await,
+        2
+    );
+}
+
+// Slots.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_has_its_own_slots_and_no_more() {
+    let place = Place::with(Options { queue_concurrency: Some(2.0), ..Options::default() }).await;
+    let process = place.process();
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
+    process.start(&target).await;
+    for n in 0..5 {
+        process.push(step("wrun_1", &format!("step_{n}"))).await;
+    }
+    target.until(2).await;
+    // Steps that hang do not keep a replay waiting.
+    process.push(flow("wrun_1")).await;
+    target.until(3).await;
+    let health = process.queue.health().unwrap();
+    assert_eq!((health.running_steps, health.running_flows), (2, 1));
+    assert_eq!(place.number("SELECT count(*) FROM :jobs WHERE state = 'created'").await, 3);
+    let depth = process.queue.depth().await.unwrap();
+    let waiting = depth.iter().find(|depth| depth.state == "created").unwrap();
+    assert_eq!((waiting.queue.as_str(), waiting.count, waiting.delayed), ("workflow_steps", 3, 0));
+    gate.add_permits(6);
+    place.until("all is done", "SELECT count(*) = 0 FROM :jobs").await;
+    assert_eq!(target.count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_panics_is_a_failed_attempt() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::new(|delivery| {
+        assert!(delivery.attempt > 1, "a bug of whoever delivers");
+        std::future::ready(Outcome::Done).boxed()
+    });
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    place.until("it has failed", "SELECT count(*) = 1 FROM :jobs WHERE state = 'retry'").await;
+    hurry(&place).await;
+    place.until("it is done", "SELECT count(*) = 0 FROM :jobs").await;
 }
 
 // Closing.
@@ -928,11 +986,89 @@ async fn a_job_that_javascript_sends_is_executed() {
     place.run(&insert(":steps", "msg_js_1", "'step_js'", "0")).await;
     place.run(&insert(":steps", "msg_js_2", "NULL", "0.5 seconds")).await;
     place.run(&insert(":flows", "msg_js_3", "NULL", "0")).await;
+    // Waits for another job of a pg-boss flow.
+    place.run("INSERT INTO :jobs (name, singleton_key, policy, blocked) VALUES (:steps, 'b', 'exclusive', true)").await;
     let channel = &place.database.notifications.channels().queue;
     place.run(&format!("SELECT pg_notify('{channel}', :steps), pg_notify('{channel}', :flows)")).await;
     let seen = target.until(3).await;
     assert!(seen.iter().all(|delivery| delivery.body == b"{\"x\":1}" && delivery.attempt == 1));
-    place.until("all are gone", "SELECT count(*) = 0 FROM :jobs").await;
+    place
+        .until("all are gone but the blocked one", "SELECT count(*) = 1 AND bool_and(blocked) FROM :jobs")
+        .await;
+}
+
+/// pg-boss itself, in a process of its own.
+fn run_pgboss(place: &Place, script: &str) -> String {
+    let script = format!(
+        "import {{ PgBoss }} from 'pg-boss';
+         const boss = new PgBoss({{ connectionString: process.env.URL, schema: process.env.SCHEMA, migrate: false,
+           supervise: false, schedule: false }});
+         boss.on('error', (error) => {{ throw error; }});
+         await boss.start();
+         {script}
+         await boss.stop({{ graceful: false }});"
+    );
+    let output = Command::new("node")
+        .args(["--input-type=module", "-e", &script])
+        .env("URL", test_url())
+        .env("SCHEMA", &place.config.database.queue_schema)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pg_boss_sends_to_us_and_works_off_what_we_send() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::answering(Outcome::Done);
+    process.push(flow("wrun_1")).await;
+    process.push(flow("wrun_1")).await;
+    process.push(step("wrun_1", "step_1")).await;
+    let worked = run_pgboss(
+        &place,
+        "for (const queue of ['workflow_flows', 'workflow_steps']) {
+           const [job, ...more] = await boss.fetch(queue, { batchSize: 5 });
+           console.log(more.length, Buffer.from(job.data.data, 'base64').toString());
+           await boss.complete(queue, job.id);
+         }",
+    );
+    assert_eq!(worked, "0 {\"runId\":\"wrun_1\"}\n0 {\"workflowRunId\":\"wrun_1\",\"stepId\":\"step_1\"}\n");
+
+    process.start(&target).await;
+    run_pgboss(
+        &place,
+        "const data = { id: 'step//./a//c', queueName: '__wkf_step_x', data: btoa('{}'), messageId: 'msg_js', attempt: 1 };
+         await boss.send('workflow_steps', data, { singletonKey: 'step_2' });
+         await boss.send('workflow_steps', data, { singletonKey: 'step_2' });
+         await boss.send('workflow_steps', data, { singletonKey: 'step_3', startAfter: 1 });",
+    );
+    let seen = target.until(2).await;
+    assert!(seen.iter().all(|delivery| delivery.message_id == "msg_js"));
+    place.until("ours are settled", "SELECT count(*) = 0 FROM :jobs WHERE state <> 'completed'").await;
+    assert_eq!(target.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_whose_answer_was_lost_can_be_repeated() {
+    let place = Place::new().await;
+    let push = |claims: bool| {
+        place.sql(&format!(
+            "SELECT * FROM :schema.queue_push(:flows, :steps, 'c', 8, 5000, ARRAY[:flows, :steps],
+               ARRAY['01a1f991-1185-70fa-bcc0-5f8aa2dfc5ab', '01a1f991-1185-70fa-bcc0-5f8aa2dfc5ac']::uuid[],
+               ARRAY['wrun_1', 'step_1'], ARRAY['wrun_1', 'wrun_1'], ARRAY['msg_1', 'msg_2'],
+               ARRAY['{{\"data\":\"e30=\",\"messageId\":\"msg_1\"}}', '{{\"data\":\"e30=\",\"messageId\":\"msg_2\"}}'],
+               ARRAY[0, 0], ARRAY[{claims}, {claims}], ARRAY[false, false])"
+        ))
+    };
+    for claims in [true, true, false] {
+        let rows = sqlx::query(AssertSqlSafe(push(claims))).fetch_all(&place.pool).await.unwrap();
+        let ids: Vec<String> = rows.iter().map(|row| row.get("out_message_id")).collect();
+        assert_eq!(ids, ["msg_1", "msg_2"]);
+    }
+    assert_eq!(place.jobs().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -964,7 +1100,7 @@ async fn a_claim_does_not_read_past_sleeping_jobs() {
         let sql = place.sql(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_claim(:steps, false, 10, 8)",
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(place.database.pool()).await.unwrap();
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&place.pool).await.unwrap();
         let plan: String = row.try_get_unchecked(0).unwrap();
         let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
         plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap()

@@ -81,6 +81,9 @@ BEGIN
         EXIT WHEN FOUND;
 
         IF flow THEN
+          -- Ours: the answer of an earlier try got lost with its connection.
+          out_waits := false;
+          EXIT WHEN EXISTS (SELECT FROM :"queue_schema".job j WHERE j.name = flows AND j.id = ids[i]);
           -- The run is being delivered, or another message of it came first: wait beside that.
           active := false;
         ELSE

@@ -19,19 +19,21 @@ DECLARE
   failure jsonb := CASE action WHEN 'fail' THEN jsonb_build_object('message', error) END;
   job     record;
   other   record;
-  apart   boolean := false;
+  apart   boolean;
 BEGIN
   SELECT j.id, j.data, j.group_id, j.singleton_key, j.started_on, j.retry_count, j.output INTO job
     FROM :"queue_schema".job j WHERE j.name = flows AND j.id = job_id AND j.state = 'active';
   IF NOT FOUND THEN
     RETURN;
   END IF;
+  -- A job that was sent without a key equals no other.
+  apart := job.singleton_key IS NULL;
   -- What a failure leaves is counted as an attempt more by the next claim.
   job.started_on := CASE action WHEN 'fail' THEN job.started_on END;
   job.retry_count := CASE action WHEN 'reschedule' THEN 0 ELSE job.retry_count END;
   job.output := COALESCE(failure, CASE action WHEN 'release' THEN job.output END);
 
-  LOOP
+  FOR round IN 1 .. 100 LOOP
     IF NOT apart THEN
       SELECT j.id, j.data INTO other FROM :"queue_schema".job j
         WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = job.singleton_key
@@ -54,7 +56,7 @@ BEGIN
     BEGIN
       UPDATE :"queue_schema".job j SET
           state = 'created',
-          singleton_key = CASE WHEN apart THEN job.group_id || '#' || job.id ELSE j.singleton_key END,
+          singleton_key = CASE WHEN apart THEN COALESCE(job.group_id || '#', '') || job.id ELSE j.singleton_key END,
           retry_count = job.retry_count,
           started_on = job.started_on,
           heartbeat_on = NULL,
@@ -68,5 +70,6 @@ BEGIN
       -- One came in since we looked: look again.
     END;
   END LOOP;
+  RAISE serialization_failure USING MESSAGE = format('no progress in queue "%s"', flows);
 END
 $$;

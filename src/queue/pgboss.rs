@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 pub use super::store::{Depth, check, setup};
 use super::store::{Push, Pushed, Store};
+use super::timing::backoff;
 use super::worker::{Health, Worker};
 use super::{Deliver, Log, Message};
 use crate::config::QueueConfig;
@@ -18,6 +20,8 @@ use crate::error::{Error, Result};
 /// the next one; at rest nothing waits for company.
 const LANES: usize = 2;
 const BATCH: usize = 100;
+/// How long a push tries to reach PostgreSQL.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct PgBossQueue {
     store: Arc<Store>,
@@ -132,7 +136,7 @@ impl PgBossQueue {
                 worker.prepare(push);
             }
         }
-        let pushed = self.store.push(pushes).await;
+        let pushed = self.push_patiently(pushes).await;
         if let Some(worker) = &worker {
             match &pushed {
                 Ok(pushed) => worker.pushed(pushes, pushed),
@@ -140,6 +144,20 @@ impl PgBossQueue {
             }
         }
         pushed
+    }
+
+    /// A restart of PostgreSQL should not fail the callers. Trying again is safe: a message that arrived
+    /// all the same is found.
+    async fn push_patiently(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
+        let start = Instant::now();
+        let mut tries = 0;
+        loop {
+            match self.store.push(pushes).await {
+                Err(Error::Unavailable(_)) if start.elapsed() < PATIENCE => sleep(backoff(tries)).await,
+                other => return other,
+            }
+            tries += 1;
+        }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

@@ -269,13 +269,18 @@ impl Worker {
                 self.beat.notify_one();
             }
             state.running.insert(claim.clone(), Running { group, task: None, settling: false, lost: false });
+            if state.closing {
+                state.settle(&claim, Action::Release);
+                self.wake.notify_one();
+                return;
+            }
         }
         self.counters.deliveries.fetch_add(1, Ordering::Relaxed);
         let worker = Arc::clone(self);
         let job = claim.clone();
         let task = tokio::spawn(async move {
             let outcome = match delivery {
-                Ok(delivery) => AssertUnwindSafe(worker.deliver.deliver(delivery))
+                Ok(delivery) => AssertUnwindSafe(async { worker.deliver.deliver(delivery).await })
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|_| Outcome::Failed { error: "the delivery panicked".to_owned() }),
