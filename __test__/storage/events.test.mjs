@@ -584,6 +584,17 @@ describe('hooks', () => {
     await assertAsRead(runId, result.event);
   });
 
+  test('a token may be as long as a signed one is', async () => {
+    const runId = await runningRun(world);
+    const token = `${'ey'.repeat(900)}.${ulid()}`;
+    const { hookId } = await liveHook(world, runId, { token });
+    assert.equal((await hooks.getByToken(token)).hookId, hookId);
+    const taken = event('hook_created', `hook_${ulid()}`, { token });
+    assert.equal((await events.create(runId, taken)).event.eventType, 'hook_conflict');
+    const tooLong = event('hook_created', `hook_${ulid()}`, { token: 'x'.repeat(10_000) });
+    await assertRefused(events.create(runId, tooLong), 'WorkflowWorldError', 400);
+  });
+
   test('a token in use makes a stored hook_conflict, not a hook', async () => {
     const owner = await runningRun(world);
     const { token, hookId: ownersHook } = await liveHook(world, owner);
@@ -868,6 +879,26 @@ describe('spec versions', () => {
       assert.equal((await events.create(runId, ENDS.cancelled)).run.status, 'cancelled');
     });
   }
+
+  test('a run of spec version 1 may be resumed: the event is all that is stored', async () => {
+    const runId = await pendingRun(world, { specVersion: 1 });
+    legacyRuns.push(runId);
+    const payload = { plain: true };
+    for (const resumed of [
+      event('hook_received', `hook_${ulid()}`, { payload }),
+      event('wait_completed', `wait_${ulid()}`),
+    ]) {
+      const result = await events.create(runId, resumed);
+      assert.equal(result.event.eventType, resumed.eventType);
+      assert.deepEqual(result.event.eventData, resumed.eventData);
+      assert.deepEqual(await events.get(runId, result.event.eventId), result.event);
+    }
+    assert.deepEqual(await typesOf(world, runId), [
+      'run_created',
+      'hook_received',
+      'wait_completed',
+    ]);
+  });
 
   test('payloads of spec version 1 are JSON', async () => {
     const input = [{ text: 'a\0', list: [1, null, false] }];

@@ -302,6 +302,14 @@ impl Worker {
             Outcome::Unreachable { .. } => &self.counters.unreachable,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if let Outcome::Failed { error } = &outcome {
+            // Never routine: a step's own error is a delivery that went well.
+            self.log.log(
+                Level::Warn,
+                "A delivery failed and will be repeated",
+                &[("job", &claim.job_id), ("attempt", &attempt.to_string()), ("error", error)],
+            );
+        }
 
         let mut unreachable = String::new();
         let mut closed_now = None;
