@@ -16,7 +16,7 @@ export default function Page() {
 
   useEffect(() => {
     refresh();
-    const timer = setInterval(refresh, 2000);
+    const timer = setInterval(refresh, 1000);
     return () => clearInterval(timer);
   }, [refresh]);
 
