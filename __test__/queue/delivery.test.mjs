@@ -1,0 +1,422 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { Readable } from 'node:stream';
+import { after, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createHttpProxy, createPgBossHttpProxyQueue, createWorld } from '../../index.js';
+import { setup } from '../../lib/setup.js';
+import { freePort } from '../../scripts/support/postgres.mjs';
+import { bytes, runCreated, ulid } from '../storage/fixture.mjs';
+import { testDatabase } from '../support/database.mjs';
+
+/** @typedef {import('node:test').TestContext} Test */
+/** @typedef {import('../storage/fixture.mjs').World} World */
+/** @typedef {(message: any, meta: any) => Promise<any> | any} Handler */
+
+const TOKEN = 'token-of-the-tests';
+const database = await testDatabase({ after });
+
+/**
+ * Queues of this test's own. Another pool size is another core, as if in another process.
+ *
+ * @param {Test} t
+ */
+function place(t) {
+  const jobPrefix = `t${ulid()}_`;
+  const { url, schema, queueSchema } = database;
+  let poolSize = 4;
+  /**
+   * @param {number} port
+   * @param {Record<string, unknown>} [options]
+   */
+  return async (port, options) => {
+    await createQueues(jobPrefix);
+    const world = createWorld({
+      connectionString: url,
+      schema,
+      queueSchema,
+      jobPrefix,
+      securityToken: TOKEN,
+      maxPoolSize: poolSize++,
+      queueFactory: () => createPgBossHttpProxyQueue({ port }),
+      ...options,
+    });
+    t.after(() => world.close());
+    return /** @type {World} */ (/** @type {any} */ (world));
+  };
+}
+
+/** As `workflow-postgres-setup --job-prefix` does. @param {string} jobPrefix */
+async function createQueues(jobPrefix) {
+  const { url: connectionString, schema, queueSchema } = database;
+  await setup({ connectionString, schema, queueSchema, jobPrefix });
+}
+
+/**
+ * An app whose routes are the handlers of a World, as the SDK makes them.
+ *
+ * @param {Test} t
+ * @param {{ step?: Handler, flow?: Handler, token?: string, port?: number, namespace?: string }} handlers
+ */
+async function app(t, { step, flow, token = TOKEN, port = 0, namespace = '' }) {
+  const { createQueueHandler } = createWorld({ securityToken: token });
+  const nothing = async () => {};
+  /** @type {Record<string, (request: Request) => Promise<Response>>} */
+  const routes = {
+    step: createQueueHandler(/** @type {any} */ (`__${namespace}wkf_step_`), step ?? nothing),
+    flow: createQueueHandler(/** @type {any} */ (`__${namespace}wkf_workflow_`), flow ?? nothing),
+  };
+  /** @type {{ headers: import('node:http').IncomingHttpHeaders, status: number }[]} */
+  const deliveries = [];
+  const server = createServer(async (incoming, response) => {
+    const route = routes[incoming.url?.split(/[/?]/).at(4) ?? ''];
+    if (incoming.method !== 'POST' || !route) return void response.writeHead(200).end();
+    const request = new Request(`http://localhost${incoming.url}`, {
+      method: 'POST',
+      headers: /** @type {any} */ (incoming.headers),
+      body: /** @type {any} */ (Readable.toWeb(incoming)),
+      // @ts-expect-error a body that is a stream needs it
+      duplex: 'half',
+    });
+    const answer = await route(request);
+    deliveries.push({ headers: incoming.headers, status: answer.status });
+    response.writeHead(answer.status, { 'content-type': 'application/json' });
+    response.end(Buffer.from(await answer.arrayBuffer()));
+  });
+  server.listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  const stop = () => {
+    server.closeAllConnections();
+    server.close();
+  };
+  t.after(stop);
+  const { port: bound } = /** @type {import('node:net').AddressInfo} */ (server.address());
+  return { port: bound, deliveries, stop };
+}
+
+/** @template T @param {() => T | Promise<T>} look @returns {Promise<NonNullable<T>>} */
+async function until(look) {
+  for (const deadline = Date.now() + 60_000; ; await sleep(20)) {
+    const found = await look();
+    if (found) return found;
+    assert.ok(Date.now() < deadline, `this did not come true: ${look}`);
+  }
+}
+
+/** Messages of a test's queues. @param {string} messageId */
+async function isGone(messageId) {
+  const { rows } = await database.pool.query(
+    `SELECT FROM ${database.queueSchema}.job WHERE data ->> 'messageId' = $1`,
+    [messageId],
+  );
+  return rows.length === 0;
+}
+
+/** A promise and what resolves it. */
+function gate() {
+  let open = () => {};
+  const opened = new Promise((resolve) => {
+    open = () => resolve(undefined);
+  });
+  return { open, opened };
+}
+
+describe('a message', () => {
+  test('is executed by the handler of its kind, as it was sent, and is gone then', async (t) => {
+    /** @type {any[]} */
+    const calls = [];
+    const note =
+      (/** @type {string} */ kind) =>
+      async (/** @type {any[]} */ ...call) => {
+        calls.push([kind, ...call]);
+      };
+    const { port, deliveries } = await app(t, { step: note('step'), flow: note('flow') });
+    const world = await place(t)(port);
+    await world.start();
+    const runInput = { input: bytes('input\0'), list: [new Uint8Array(), null] };
+    const flow = { runId: `wrun_${ulid()}`, runInput };
+    const { messageId } = await world.queue('__wkf_workflow_workflow//./ä b%//main', flow, {
+      headers: { traceparent: '00-trace' },
+    });
+    await until(() => isGone(messageId));
+    const step = { workflowRunId: flow.runId, stepId: 'step_1' };
+    const second = await world.queue('__wkf_step_s', step, { idempotencyKey: 'step_1' });
+    await until(() => isGone(second.messageId));
+    assert.deepEqual(calls, [
+      ['flow', flow, { queueName: '__wkf_workflow_workflow//./ä b%//main', messageId, attempt: 1 }],
+      ['step', step, { queueName: '__wkf_step_s', messageId: second.messageId, attempt: 1 }],
+    ]);
+    assert.equal(deliveries[0].headers.traceparent, '00-trace');
+  });
+
+  test('that failed is delivered again as the next attempt', async (t) => {
+    /** @type {any[]} */
+    const metas = [];
+    const { port } = await app(t, {
+      step: (_message, meta) => {
+        metas.push(meta);
+        if (metas.length < 3) throw new Error('not yet');
+      },
+    });
+    const world = await place(t)(port);
+    await world.start();
+    const { messageId } = await world.queue(
+      '__wkf_step_s',
+      { stepId: 's' },
+      { idempotencyKey: 's' },
+    );
+    await until(() => isGone(messageId));
+    assert.deepEqual(
+      metas.map((meta) => [meta.messageId, meta.attempt]),
+      [1, 2, 3].map((attempt) => [messageId, attempt]),
+    );
+  });
+
+  test('is delivered again when its handler asks for that, which is no failure', async (t) => {
+    /** @type {any[]} */
+    const metas = [];
+    const answers = [{ timeoutSeconds: 0 }, { timeoutSeconds: 0.2 }, { timeoutSeconds: 1 }];
+    const { port } = await app(t, {
+      flow: (_message, meta) => {
+        metas.push(meta);
+        return answers[metas.length - 1];
+      },
+    });
+    const world = await place(t)(port);
+    await world.start();
+    const { messageId } = await world.queue('__wkf_workflow_w', { runId: `wrun_${ulid()}` });
+    await until(() => isGone(messageId));
+    assert.deepEqual(
+      metas.map((meta) => [meta.messageId, meta.attempt]),
+      [1, 1, 1, 1].map((attempt) => [messageId, attempt]),
+    );
+  });
+
+  test('of a key that waits or is being executed is not sent twice, by whatever process', async (t) => {
+    const { open, opened } = gate();
+    let executions = 0;
+    const { port } = await app(t, {
+      step: () => {
+        executions += 1;
+        return opened;
+      },
+    });
+    const makeWorld = place(t);
+    const [worker, other] = [await makeWorld(port), await makeWorld(port)];
+    const send = (/** @type {World} */ world) =>
+      world.queue('__wkf_step_s', { stepId: 's' }, { idempotencyKey: 's' });
+    const waiting = await Promise.all([send(worker), send(other), send(worker)]);
+    await worker.start();
+    await other.start();
+    await until(() => executions);
+    const running = await Promise.all([send(worker), send(other)]);
+    const ids = new Set([...waiting, ...running].map(({ messageId }) => messageId));
+    assert.equal(ids.size, 1);
+    open();
+    await until(() => isGone([...ids][0]));
+    assert.equal(executions, 1);
+    const again = await send(other);
+    await until(() => isGone(again.messageId));
+    assert.equal(executions, 2);
+  });
+
+  test('that is to come later comes after those that are not', async (t) => {
+    /** @type {string[]} */
+    const order = [];
+    const { port } = await app(t, { step: ({ stepId }) => void order.push(stepId) });
+    const world = await place(t)(port);
+    await world.start();
+    await world.queue(
+      '__wkf_step_s',
+      { stepId: 'later' },
+      { idempotencyKey: 'later', delaySeconds: 1.5 },
+    );
+    await world.queue('__wkf_step_s', { stepId: 'now' }, { idempotencyKey: 'now' });
+    await until(() => order.length === 2);
+    assert.deepEqual(order, ['now', 'later']);
+  });
+
+  test('is named with the namespace of the World, whatever name it was sent by', async (t) => {
+    /** @type {string[]} */
+    const names = [];
+    const { port } = await app(t, {
+      namespace: 'shop_',
+      step: (_message, meta) => void names.push(meta.queueName),
+    });
+    const world = await place(t)(port, { namespace: 'shop' });
+    await world.start();
+    for (const name of ['__wkf_step_s', '__shop_wkf_step_s']) {
+      const { messageId } = await world.queue(name, { stepId: name }, { idempotencyKey: name });
+      await until(() => isGone(messageId));
+    }
+    assert.deepEqual(names, ['__shop_wkf_step_s', '__shop_wkf_step_s']);
+  });
+
+  test('of which there are many is executed once, by two Worlds at work', async (t) => {
+    /** @type {Map<string, number>} */
+    const executions = new Map();
+    const count = (/** @type {any} */ { stepId }) => {
+      executions.set(stepId, (executions.get(stepId) ?? 0) + 1);
+    };
+    const { port } = await app(t, { step: count });
+    const makeWorld = place(t);
+    const worlds = [await makeWorld(port), await makeWorld(port)];
+    await Promise.all(worlds.map((world) => world.start()));
+    const sent = await Promise.all(
+      Array.from({ length: 200 }, (_, i) =>
+        worlds[i % 2].queue('__wkf_step_s', { stepId: `${i}` }, { idempotencyKey: `${i}` }),
+      ),
+    );
+    for (const { messageId } of sent) await until(() => isGone(messageId));
+    assert.equal(executions.size, 200);
+    assert.deepEqual(new Set(executions.values()), new Set([1]));
+  });
+});
+
+describe('a World', () => {
+  test('that was not started executes nothing', async (t) => {
+    let executions = 0;
+    const { port } = await app(t, { step: () => void (executions += 1) });
+    const makeWorld = place(t);
+    const producer = await makeWorld(port);
+    const { messageId } = await producer.queue(
+      '__wkf_step_s',
+      { stepId: 's' },
+      { idempotencyKey: 's' },
+    );
+    await producer.runs.list();
+    assert.equal(await isGone(messageId), false);
+    assert.equal(executions, 0);
+    const worker = await makeWorld(port);
+    await worker.start();
+    await until(() => isGone(messageId));
+    assert.equal(executions, 1);
+  });
+
+  test('waits for its app, and no attempt is lost meanwhile', async (t) => {
+    const port = await freePort();
+    const world = await place(t)(port);
+    await world.start();
+    const { messageId } = await world.queue(
+      '__wkf_step_s',
+      { stepId: 's' },
+      { idempotencyKey: 's' },
+    );
+    await sleep(1500);
+    /** @type {number[]} */
+    const attempts = [];
+    await app(t, { port, step: (_message, { attempt }) => void attempts.push(attempt) });
+    await until(() => isGone(messageId));
+    assert.deepEqual(attempts, [1]);
+  });
+
+  test('executes nothing in an app that has another token, and keeps the message', async (t) => {
+    let executions = 0;
+    const count = () => void (executions += 1);
+    const wrong = await app(t, { step: count, token: 'another-token' });
+    const world = await place(t)(wrong.port);
+    await world.start();
+    const { messageId } = await world.queue(
+      '__wkf_step_s',
+      { stepId: 's' },
+      { idempotencyKey: 's' },
+    );
+    await until(() => wrong.deliveries.length > 0);
+    assert.ok(wrong.deliveries.every(({ status }) => status === 401));
+    assert.equal(await isGone(messageId), false);
+    wrong.stop();
+    await app(t, { step: count, port: wrong.port });
+    await until(() => isGone(messageId));
+    assert.equal(executions, 1);
+  });
+
+  test('that closes lets what runs finish, which may still use it', async (t) => {
+    const started = gate();
+    const finish = gate();
+    /** @type {any} */
+    let written;
+    const makeWorld = place(t);
+    /** @type {World} */
+    let world;
+    const { port } = await app(t, {
+      step: async () => {
+        started.open();
+        await finish.opened;
+        written = await world.events.create(null, runCreated());
+      },
+    });
+    world = await makeWorld(port);
+    await world.start();
+    const { messageId } = await world.queue(
+      '__wkf_step_s',
+      { stepId: 's' },
+      { idempotencyKey: 's' },
+    );
+    await started.opened;
+    let closed = false;
+    const closing = world.close().then(() => {
+      closed = true;
+    });
+    await sleep(300);
+    assert.equal(closed, false);
+    finish.open();
+    await closing;
+    assert.equal(written.run.status, 'pending');
+    assert.equal(await isGone(messageId), true);
+  });
+});
+
+describe('a queue of one’s own', () => {
+  test('delivers through the HTTP proxy, from memory or from JSON', async (t) => {
+    /** @type {any[]} */
+    const calls = [];
+    const { port } = await app(t, {
+      step: (message, meta) => {
+        calls.push([message, meta]);
+        return { timeoutSeconds: 5 };
+      },
+      flow: () => {
+        throw new Error('lost');
+      },
+    });
+    const proxy = createHttpProxy({ port, securityToken: TOKEN });
+    /** @type {import('../../index.js').MessageData[]} */
+    const messages = [];
+    const push = async (/** @type {any} */ message) => void messages.push(message);
+    const world = createWorld({
+      securityToken: TOKEN,
+      queueFactory: () => ({ pushStep: push, pushFlow: push, start: async () => {} }),
+    });
+    const body = { stepId: 's', bytes: bytes('b') };
+    await world.queue('__wkf_step_ä', /** @type {any} */ (body), { idempotencyKey: 's' });
+    const [message] = messages;
+    for (const sent of [message, JSON.parse(JSON.stringify(message)), { ...message, attempt: 7 }]) {
+      const response = await proxy.proxyStep(sent);
+      assert.equal(response.status, 200);
+      assert.deepEqual(await response.json(), { timeoutSeconds: 5 });
+    }
+    const { messageId } = message;
+    assert.deepEqual(
+      calls,
+      [1, 1, 7].map((attempt) => [body, { queueName: '__wkf_step_ä', messageId, attempt }]),
+    );
+    const flow = { ...message, queueName: '__wkf_workflow_w', id: 'w' };
+    assert.equal((await proxy.proxyWorkflow(flow)).status, 500);
+    const stranger = createHttpProxy({ port, securityToken: 'another-token' });
+    assert.equal((await stranger.proxyStep(message)).status, 401);
+    assert.equal(calls.length, 3);
+  });
+
+  test('of which the app is not there is told', async () => {
+    const proxy = createHttpProxy({ port: await freePort(), securityToken: TOKEN });
+    const message = {
+      id: 's',
+      queueName: '__wkf_step_s',
+      messageId: 'msg_1',
+      attempt: 1,
+      data: bytes('{}'),
+    };
+    await assert.rejects(proxy.proxyStep(message));
+  });
+});
