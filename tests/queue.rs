@@ -860,6 +860,17 @@ async fn a_javascript_worker_keeps_its_job_until_that_expires() {
         place.number("SELECT count(*) FROM :jobs WHERE state = 'created' AND started_on IS NULL").await,
         2
     );
+
+    // Jobs without a key equal no other, even where pg-boss's index takes them for equals.
+    place.run("DELETE FROM :jobs").await;
+    place
+        .run(
+            "INSERT INTO :jobs (name, policy, group_id, state, started_on, expire_seconds)
+             VALUES (:flows, 'stately', 'a', 'active', now() - interval '1 hour', 60), (:flows, 'stately', 'b', 'created', NULL, 60)",
+        )
+        .await;
+    assert_eq!(place.number(sweep).await, 1);
+    assert_eq!(place.number("SELECT count(*) FROM :jobs WHERE state = 'created'").await, 2);
 }
 
 // Slots.
