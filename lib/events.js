@@ -1,5 +1,5 @@
 import { invalid } from './errors.js';
-import { epochMs, isBytes, optionalInteger, optionalString } from './input.js';
+import { epochMs, isBytes, optionalInt32, optionalInteger, optionalString } from './input.js';
 
 /** The field of an event's data that carries its payload: stored once, as bytes. */
 const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
@@ -48,7 +48,7 @@ export function encodeEvent(runId, event, params = {}) {
     runId: optionalString('runId', runId === '' ? undefined : runId),
     eventType,
     correlationId: optionalString('correlationId', correlationId),
-    specVersion: optionalInteger('specVersion', specVersion),
+    specVersion: optionalInt32('specVersion', specVersion),
     data: eventData === undefined ? undefined : toJson(eventType, data),
     payload,
     occurredAtMs: epochMs('occurredAt', params.occurredAt),

@@ -39,6 +39,19 @@ export function optionalInteger(what, value) {
 }
 
 /**
+ * A larger number would wrap around on its way into the core.
+ * @param {string} what
+ * @param {unknown} value
+ */
+export function optionalInt32(what, value) {
+  const integer = optionalInteger(what, value);
+  if (integer !== undefined && (integer < 0 || integer > 0x7fffffff)) {
+    throw invalid(`${what} must be from 0 to ${0x7fffffff}`);
+  }
+  return integer;
+}
+
+/**
  * @param {string} what
  * @param {unknown} value
  */

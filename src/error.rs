@@ -124,6 +124,10 @@ impl From<sqlx::Error> for Error {
                     "PostgreSQL does not let us in: {}. Check WORKFLOW_POSTGRES_URL (or connectionString).",
                     refusal.message()
                 )),
+                // Classes 22 (data exception) and 54 (a limit of PostgreSQL): the caller's values.
+                Some(code) if code.starts_with("22") || code.starts_with("54") => {
+                    Self::Invalid(format!("PostgreSQL cannot store a value: {} ({code})", refusal.message()))
+                }
                 code => Self::Database(format!("{} ({})", refusal.message(), code.unwrap_or("no code"))),
             },
             _ => Self::Database(error.to_string()),
