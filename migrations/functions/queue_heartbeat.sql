@@ -11,16 +11,18 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off 
 BEGIN
   WITH held AS (
     SELECT j.name, j.id FROM unnest(names, ids, claims) AS u(name, id, claim)
-    JOIN :"queue_schema".job j ON j.name = u.name AND j.id = u.id AND j.state = 'active'
-      AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond'
+    JOIN :"queue_schema".job j ON j.name = ANY (names) AND j.id = ANY (ids) AND j.name = u.name AND j.id = u.id
+      AND j.state = 'active' AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond'
     FOR UPDATE OF j SKIP LOCKED
   )
-  UPDATE :"queue_schema".job j SET heartbeat_on = now() FROM held h WHERE j.name = h.name AND j.id = h.id;
+  UPDATE :"queue_schema".job j SET heartbeat_on = now()
+    FROM held h WHERE j.name = ANY (names) AND j.id = ANY (ids) AND j.name = h.name AND j.id = h.id;
 
   RETURN QUERY
     SELECT u.id::text, u.claim FROM unnest(names, ids, claims) AS u(name, id, claim)
     WHERE NOT EXISTS (
-      SELECT FROM :"queue_schema".job j WHERE j.name = u.name AND j.id = u.id AND j.state = 'active'
-        AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond');
+      SELECT FROM :"queue_schema".job j
+      WHERE j.name = ANY (names) AND j.id = ANY (ids) AND j.name = u.name AND j.id = u.id
+        AND j.state = 'active' AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond');
 END
 $$;

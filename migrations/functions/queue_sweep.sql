@@ -25,14 +25,22 @@ DECLARE
 BEGIN
   FOREACH queue IN ARRAY ARRAY[flows, steps] LOOP
     IF release THEN
-      SELECT array_agg(e.id ORDER BY e.singleton_key COLLATE "C") INTO expired FROM (
-        SELECT j.id, j.singleton_key FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state = 'active' AND j.group_id IS NOT NULL AND j.id <> ALL (own)
+      -- Found by the index on active jobs first: locking at once, the planner may prefer another way.
+      expired := ARRAY(
+        SELECT j.id FROM :"queue_schema".job j
+        WHERE j.name = queue AND j.state = 'active' AND j.group_id IS NOT NULL
           AND now() > CASE WHEN j.heartbeat_seconds IS NULL THEN j.started_on + j.expire_seconds * interval '1 second'
-                      ELSE GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second' END
-        FOR UPDATE SKIP LOCKED
-      ) e;
-      IF expired IS NOT NULL THEN
+                      ELSE GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second' END);
+      IF expired <> '{}' THEN
+        SELECT array_agg(e.id ORDER BY e.singleton_key COLLATE "C") INTO expired FROM (
+          SELECT j.id, j.singleton_key FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.id = ANY (expired) AND j.id <> ALL (own) AND j.state = 'active'
+            AND now() > CASE WHEN j.heartbeat_seconds IS NULL THEN j.started_on + j.expire_seconds * interval '1 second'
+                        ELSE GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second' END
+          FOR UPDATE SKIP LOCKED
+        ) e;
+      END IF;
+      IF cardinality(expired) > 0 THEN
         IF queue = flows THEN
           PERFORM :"schema".queue_return(flows, e.id, 'release', 0, NULL)
             FROM unnest(expired) WITH ORDINALITY AS e(id, rank) ORDER BY e.rank;
@@ -51,20 +59,16 @@ BEGIN
     nearest := LEAST(nearest, expiry);
 
     RETURN QUERY
-      SELECT 'due', queue, 0::bigint
-      WHERE EXISTS (
-        SELECT FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority = 0
-          AND j.created_on <= now() AND j.start_after <= now()
-      ) OR EXISTS (
-        SELECT FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority > 0
-          AND j.created_on <= now() AND j.start_after <= now()
-      ) OR EXISTS (
-        SELECT FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority < 0
-          AND j.created_on <= now() AND j.start_after <= now()
-      );
+      SELECT 'due', queue, 0::bigint WHERE COALESCE(
+        (SELECT true FROM :"queue_schema".job j
+         WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority = 0
+           AND j.created_on <= now() AND j.start_after <= now() ORDER BY j.created_on LIMIT 1),
+        (SELECT true FROM :"queue_schema".job j
+         WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority > 0
+           AND j.created_on <= now() AND j.start_after <= now() ORDER BY j.priority DESC, j.created_on LIMIT 1),
+        (SELECT true FROM :"queue_schema".job j
+         WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked AND j.priority < 0
+           AND j.created_on <= now() AND j.start_after <= now() ORDER BY j.priority DESC, j.created_on LIMIT 1));
     RETURN QUERY
       SELECT 'next', queue, ceil(extract(epoch FROM j.created_on - clock_timestamp()) * 1000)::bigint
       FROM :"queue_schema".job j
