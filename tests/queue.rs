@@ -1104,12 +1104,14 @@ async fn a_job_that_is_no_message_fails_and_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_does_not_read_past_sleeping_jobs() {
+async fn neither_claims_nor_settlements_read_past_sleeping_jobs() {
     let place = Place::new().await;
     let process = place.process();
     let pages = async || {
         let sql = place.sql(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_claim(:steps, false, 10, 8)",
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false,
+               ARRAY[:flows, :steps, :steps], ARRAY[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()],
+               ARRAY[1, 1, 1], ARRAY['complete', 'complete', 'fail'], ARRAY[0, 0, 0], ARRAY[NULL, NULL, 'x'], 10, 10)",
         );
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&place.pool).await.unwrap();
         let plan: String = row.try_get_unchecked(0).unwrap();
@@ -1123,12 +1125,12 @@ async fn a_claim_does_not_read_past_sleeping_jobs() {
     place
         .run(
             "INSERT INTO :jobs (name, singleton_key, group_id, policy, start_after, created_on)
-             SELECT :steps, 'sleeper_' || n, 'wrun_1', 'exclusive', now() + interval '1 hour', now() + interval '1 hour'
-             FROM generate_series(1, 10000) n",
+             SELECT q.name, 'sleeper_' || n, 'wrun_' || n, q.policy, now() + interval '1 hour', now() + interval '1 hour'
+             FROM (VALUES (:steps, 'exclusive'), (:flows, 'stately')) q (name, policy), generate_series(1, 10000) n",
         )
         .await;
     let after = pages().await;
-    assert!(after < before + 40, "{before} pages before, {after} with 10 000 sleepers");
+    assert!(after < before + 100, "{before} pages before, {after} with 20 000 sleepers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
