@@ -11,7 +11,7 @@ process.chdir(fileURLToPath(new URL('..', import.meta.url)));
 checkPrerequisites();
 const { positionals: wanted } = parseArgs({ allowPositionals: true });
 
-if (!existsSync('node_modules')) run('npm', ['ci', '--no-audit', '--no-fund']);
+if (!existsSync('node_modules')) run('npm', ['install', '--no-audit', '--no-fund']);
 if (wanted.length === 0) {
   run('cargo', ['fmt', '--check']);
   run('cargo', ['clippy', '--all-targets', '--', '-D', 'warnings']);

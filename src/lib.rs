@@ -12,7 +12,7 @@ pub mod config;
 pub mod database;
 pub mod error;
 pub mod ids;
-#[cfg(feature = "node")]
+#[cfg(all(feature = "node", not(test)))]
 mod node;
 pub mod proxy;
 pub mod queue;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { freePort } from '../../scripts/support/postgres.mjs';
 import { fixture, repeated } from './fixture.mjs';
 
 // The tests bound the steps in flight by it.
@@ -63,6 +64,23 @@ test('kill -9 of one of two workers: the other one completes all runs', async (t
   assert.ok(survivor.running(), survivor.logs());
   await assertResults(survivor, runIds);
   assertOnlyStepsInFlightRepeat(await ledger(), victim.pid);
+  await check();
+});
+
+test('kill -9 of the app that separate workers deliver to: they wait for it and go on', async (t) => {
+  const { app, check, ended, ledger, until } = await fixture(t);
+  const port = await freePort();
+  const first = await app({ port, start: false });
+  const worker = await app({ env: { ...env, WORKFLOW_POSTGRES_APP_URL: first.url } });
+  const runIds = await startTenSteps(first, 20);
+  await until(runIds, async () => (await ledger()).length >= 100);
+  await first.kill('SIGKILL');
+  const second = await app({ port, start: false });
+
+  await ended(runIds);
+  assert.ok(worker.running(), worker.logs());
+  await assertResults(second, runIds);
+  assertOnlyStepsInFlightRepeat(await ledger(), first.pid);
   await check();
 });
 

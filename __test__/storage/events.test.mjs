@@ -1016,6 +1016,42 @@ describe('what is sent', () => {
     assert.deepEqual(await typesOf(world, runId), ['run_created', 'run_started']);
   });
 
+  test('a value that PostgreSQL cannot store is the mistake of the caller', async () => {
+    const runId = await runningRun(world);
+    const never = new Date(-8.64e15);
+    const waiting = event('wait_created', `wait_${ulid()}`, { resumeAt: never });
+    await assertRefused(events.create(runId, waiting), 'WorkflowWorldError', 400);
+    const step = stepCreated(`step_${ulid()}`);
+    const stateUpdatedAt = never.getTime();
+    await assertRefused(events.create(runId, step, { stateUpdatedAt }), 'WorkflowWorldError', 400);
+    for (const specVersion of [2 ** 31, 2 ** 40, -1]) {
+      await assertRefused(
+        events.create(runId, { ...step, specVersion }),
+        'WorkflowWorldError',
+        400,
+      );
+    }
+  });
+
+  test('a call that PostgreSQL refuses takes no other call with it', async () => {
+    const runId = await runningRun(world);
+    const wrong = { resumeAt: new Date(-8.64e15) };
+    const results = await Promise.allSettled(
+      Array.from({ length: 200 }, (_, i) =>
+        events.create(
+          runId,
+          i % 20 === 7
+            ? event('wait_created', `wait_${ulid()}`, wrong)
+            : stepCreated(`step_${ulid()}`),
+        ),
+      ),
+    );
+    assert.deepEqual(
+      results.map(({ status }) => status),
+      results.map((_, i) => (i % 20 === 7 ? 'rejected' : 'fulfilled')),
+    );
+  });
+
   test('times are whole milliseconds in the database and in every answer', async () => {
     const runId = await runningRun(world);
     const stepId = await runningStep(world, runId);

@@ -257,6 +257,20 @@ describe('settings', () => {
     await world.close();
   });
 
+  test('a database of another isolation level is refused, with the cure', async () => {
+    for (const level of ['serializable', 'repeatable read']) {
+      const connection = new URL(url);
+      const option = `-c default_transaction_isolation=${level.replace(' ', '\\ ')}`;
+      connection.search = `?options=${encodeURIComponent(option)}`;
+      const world = createWorld({ ...options, connectionString: connection.href });
+      try {
+        await assert.rejects(world.start(), { code: 'CONFIGURATION', message: /read committed/ });
+      } finally {
+        await world.close();
+      }
+    }
+  });
+
   test('a database that is not set up is told the command', async () => {
     const world = createWorld({ ...options, schema: `none_${ulid().toLowerCase()}` });
     for (const call of [() => world.start(), () => world.runs.list()]) {
