@@ -8,6 +8,7 @@ import { createHttpProxy, createPgBossHttpProxyQueue, createWorld } from '../../
 import { setup } from '../../lib/setup.js';
 import { freePort } from '../../scripts/support/postgres.mjs';
 import { bytes, runCreated, ulid } from '../storage/fixture.mjs';
+import { random } from '../storage/racer.mjs';
 import { testDatabase } from '../support/database.mjs';
 
 /** @typedef {import('node:test').TestContext} Test */
@@ -16,6 +17,7 @@ import { testDatabase } from '../support/database.mjs';
 
 const TOKEN = 'token-of-the-tests';
 const database = await testDatabase({ after });
+const seed = Number(process.env.TEST_SEED ?? Date.now() % 2 ** 31);
 
 /**
  * Queues of this test's own. Another pool size is another core, as if in another process.
@@ -272,6 +274,56 @@ describe('a message', () => {
     assert.equal(executions.size, 200);
     assert.deepEqual(new Set(executions.values()), new Set([1]));
   });
+});
+
+test(`random messages: no run and no step is executed twice at once, and all end (TEST_SEED=${seed})`, async (t) => {
+  const dice = random(seed);
+  /** @type {Set<string>} */
+  const active = new Set();
+  /** @type {string[]} */
+  const overlaps = [];
+  let executions = 0;
+  const execute = async (/** @type {any} */ { stepId, runId }) => {
+    const key = stepId ?? runId;
+    if (active.has(key)) overlaps.push(key);
+    active.add(key);
+    executions += 1;
+    await sleep(dice(10));
+    active.delete(key);
+    if (dice(20) === 0) throw new Error('lost');
+    if (dice(10) === 0) return { timeoutSeconds: dice(2) / 20 };
+  };
+  const { port } = await app(t, { step: execute, flow: execute });
+  const makeWorld = place(t);
+  const log = () => {};
+  const worlds = await Promise.all([1, 2, 3].map(() => makeWorld(port, { log })));
+  await Promise.all(worlds.slice(1).map((world) => world.start()));
+  const run = ulid();
+  const send = () => {
+    const world = worlds[dice(worlds.length)];
+    const runId = `wrun_${run}${dice(20)}`;
+    const stepId = `step_${run}${dice(40)}`;
+    const flow = (/** @type {object} */ more, options = {}) =>
+      world.queue('__wkf_workflow_w', { runId, ...more }, options);
+    const kind = dice(20);
+    if (kind < 8) return world.queue('__wkf_step_s', { stepId }, { idempotencyKey: stepId });
+    if (kind < 14) return flow({});
+    if (kind < 19) return flow({}, { delaySeconds: dice(20) / 10 });
+    return flow({ replayDivergence: { eventId: 'evnt', count: 1 } });
+  };
+  for (let batch = 0; batch < 100; batch++) {
+    await Promise.all(Array.from({ length: 1 + dice(40) }, send));
+  }
+  await until(async () => {
+    const { rows } = await database.pool.query(
+      `SELECT FROM ${database.queueSchema}.job
+       WHERE COALESCE(group_id, singleton_key) LIKE $1 AND state < 'completed' LIMIT 1`,
+      [`%${run}%`],
+    );
+    return rows.length === 0;
+  });
+  t.diagnostic(`${executions} executions`);
+  assert.deepEqual(overlaps, []);
 });
 
 describe('a World', () => {

@@ -3,6 +3,7 @@
 //! It knows no proxies: who starts a worker says how to [`Deliver`].
 
 pub mod message;
+mod pace;
 pub mod pgboss;
 mod store;
 mod timing;

@@ -76,8 +76,11 @@ pub struct Claim {
     pub at: i64,
 }
 
+#[derive(Clone)]
 pub struct Push {
     pub message: Arc<Message>,
+    /// The message's own, or longer.
+    pub delay: Duration,
     pub job_id: String,
     pub key: String,
     pub group: String,
@@ -228,7 +231,7 @@ impl Store {
                     .bind(pushes.iter().map(|push| push.group.clone()).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.message.message_id.clone()).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.data.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.message.delay.map_or(0, millis)).collect::<Vec<_>>())
+                    .bind(pushes.iter().map(|push| millis(push.delay)).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.claim).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
             })
@@ -405,7 +408,8 @@ impl Push {
     pub fn new(message: Arc<Message>) -> Result<Self> {
         let (key, group) = message.key_and_group()?;
         let data = message.to_data()?;
-        Ok(Self { message, job_id: new_job_id(), key, group, data, claim: false, quiet: false })
+        let delay = message.delay.unwrap_or_default();
+        Ok(Self { message, delay, job_id: new_job_id(), key, group, data, claim: false, quiet: false })
     }
 
     /// Flows before steps and each of them by key: the order in which all statements lock.

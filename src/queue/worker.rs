@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::pace::Paces;
 use super::store::{Action, Claim, Claimed, Push, Pushed, Settlement, Store, Stranded, Turn};
 use super::timing::{
     BACKOFF_MAX, CLAIM_AGAIN, HEARTBEAT, LEASE, PURGE, RESCUE, RESCUE_NEXT_PAGE, SWEEP, SWEEP_GAP,
@@ -51,6 +52,7 @@ struct State {
     settlements: Vec<Settlement>,
     gate: Gate,
     closing: bool,
+    paces: Paces,
     /// When PostgreSQL last failed us: the leases of others may have suffered from the same.
     trouble: Option<Instant>,
 }
@@ -68,6 +70,7 @@ struct Slots {
 
 struct Running {
     group: String,
+    since: Instant,
     /// `None` while it is being started.
     task: Option<AbortHandle>,
     /// What became of it is being written.
@@ -150,6 +153,7 @@ impl Worker {
                 settlements: Vec::new(),
                 gate: Gate { open: false, closings: 0 },
                 closing: false,
+                paces: Paces::default(),
                 trouble: None,
             }),
             wake: Notify::new(),
@@ -204,12 +208,12 @@ impl Worker {
         let mut state = self.state();
         let kind = push.message.kind;
         let (open, closing) = (state.gate.open, state.closing);
-        let delayed = push.message.delay.is_some_and(|delay| !delay.is_zero());
-        let running = kind == Kind::Flow
-            && state
-                .running
-                .iter()
-                .any(|(claim, running)| claim.kind == kind && running.will_settle(&push.group));
+        let running = kind == Kind::Flow && state.delivering(kind, &push.group) > 0;
+        if kind == Kind::Flow {
+            let steps = state.delivering(Kind::Step, &push.group);
+            state.paces.hold(push, running, steps);
+        }
+        let delayed = !push.delay.is_zero();
         let slots = state.slots_mut(kind);
         push.claim = open && !closing && !delayed && !running && !slots.backlog && slots.free > 0;
         // Our turn after the delivery that is running, or our timer, finds it.
@@ -222,14 +226,11 @@ impl Worker {
             let kind = push.message.kind;
             let Some(claim) = &pushed.claim else {
                 let mut state = self.state();
-                let running = state
-                    .running
-                    .iter()
-                    .any(|(claim, running)| claim.kind == kind && running.will_settle(&push.group));
+                let running = state.delivering(kind, &push.group) > 0;
                 let slots = state.slots_mut(kind);
                 slots.free += usize::from(push.claim);
-                match push.message.delay {
-                    Some(delay) if pushed.waits && !delay.is_zero() => slots.due_in(delay),
+                match push.delay {
+                    delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
                     // What is quiet because its run was being delivered is seen by the turn that ends that
                     // delivery, unless it has ended meanwhile.
                     _ if pushed.waits && !(push.quiet && running) => slots.signal(),
@@ -268,7 +269,10 @@ impl Worker {
             if state.running.is_empty() {
                 self.beat.notify_one();
             }
-            state.running.insert(claim.clone(), Running { group, task: None, settling: false, lost: false });
+            state.running.insert(
+                claim.clone(),
+                Running { group, since: Instant::now(), task: None, settling: false, lost: false },
+            );
             if state.closing {
                 state.settle(&claim, Action::Release);
                 self.wake.notify_one();
@@ -330,7 +334,11 @@ impl Worker {
             }
         };
         state.settle(claim, action);
+        let early = state.keep_pace(claim);
         drop(state);
+        if let Some(wake) = early {
+            self.spawn(Arc::clone(self).bring_forward(wake));
+        }
         if let Some(closings) = closed_now {
             if closings == 0 {
                 self.log.log(
@@ -342,6 +350,16 @@ impl Worker {
             self.spawn(Arc::clone(self).knock(backoff(closings)));
         }
         self.wake.notify_one();
+    }
+
+    /// A wake that was held back is due now. Should this fail, it comes at its own time.
+    async fn bring_forward(self: Arc<Self>, wake: Push) {
+        let mut pushes = [wake];
+        self.prepare(&mut pushes[0]);
+        match self.store.push(&pushes).await {
+            Ok(pushed) => self.pushed(&pushes, &pushed),
+            Err(_) => self.not_pushed(&pushes),
+        }
     }
 
     /// Opens the gate once the target answers.
@@ -708,6 +726,28 @@ impl State {
 
     fn claims(&self) -> Vec<Claim> {
         self.running.keys().cloned().collect()
+    }
+
+    /// How many deliveries of a run are going on.
+    fn delivering(&self, kind: Kind, group: &str) -> usize {
+        self.running
+            .iter()
+            .filter(|(claim, running)| claim.kind == kind && running.will_settle(group))
+            .count()
+    }
+
+    /// Keeps the pace of a run whose delivery has ended; a wake to bring forward, if that follows.
+    fn keep_pace(&mut self, claim: &Claim) -> Option<Push> {
+        let Running { group, since, .. } = self.running.get(claim)?;
+        let (group, took) = (group.clone(), since.elapsed());
+        let steps = self.delivering(Kind::Step, &group);
+        match claim.kind {
+            Kind::Flow => {
+                self.paces.replayed(&group, took, steps);
+                None
+            }
+            Kind::Step => self.paces.step_ended(&group, steps),
+        }
     }
 
     /// A claim is settled once: what was given back on close cannot end as well.
