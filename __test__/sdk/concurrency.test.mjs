@@ -37,6 +37,16 @@ test('two processes run 20 runs at once, and each step runs once', async (t) => 
   await check();
 });
 
+test('a step that takes longer than a lease lasts runs once', async (t) => {
+  const { app, check, ended, ledger } = await fixture(t);
+  const apps = await Promise.all([app(), app()]);
+  const runId = await apps[0].call('start', 'fanOut', [4, 20_000]);
+  await ended([runId]);
+  assert.equal(await apps[0].call('result', runId), 14);
+  assert.deepEqual(repeated(await ledger()), []);
+  await check();
+});
+
 test('a hook gets each payload once, whichever process takes it', async (t) => {
   const { app, check, ended, until } = await fixture(t);
   const apps = await Promise.all([app(), app()]);

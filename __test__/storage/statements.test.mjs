@@ -179,7 +179,7 @@ test('a started World that has nothing to do says at most one thing a second', a
   await once(app, 'listening');
   t.after(() => app.close());
   const { port } = /** @type {import('node:net').AddressInfo} */ (app.address());
-  const { schema, queueSchema } = await testDatabase(t);
+  const { schema, queueSchema } = await testDatabase(t, { url: database.url });
   const started = createWorld({
     connectionString: tap.url,
     schema,

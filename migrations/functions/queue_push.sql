@@ -9,6 +9,8 @@
 --
 -- created_on of a delayed job is its due time. pg-boss fetches by (priority DESC, created_on); so the
 -- due jobs are one range of that index, and a claim never reads past those that sleep.
+-- A step may run for longer than the day that pg-boss allows its queues: the lease alone says whether
+-- its worker lives, so that a supervising pg-boss of the user's takes nothing away.
 CREATE OR REPLACE FUNCTION :"schema".queue_push(
   flows       text,       -- name of the queue
   steps       text,
@@ -72,7 +74,7 @@ BEGIN
           SELECT ids[i], q.name, datas[i]::jsonb,
             CAST(CASE WHEN active THEN 'active' ELSE 'created' END AS :"queue_schema".job_state),
             job_key, groups[i], due, due, due + q.retention_seconds * interval '1 second',
-            q.retry_limit, q.expire_seconds, q.deletion_seconds, q.policy,
+            q.retry_limit, GREATEST(q.expire_seconds, 31536000), q.deletion_seconds, q.policy,
             CASE WHEN active THEN clock_timestamp() END, CASE WHEN active THEN now() END, CASE WHEN active THEN lease END
           FROM :"queue_schema".queue q WHERE q.name = names[i]
           ON CONFLICT DO NOTHING

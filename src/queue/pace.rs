@@ -1,10 +1,14 @@
 //! How often a run is replayed while many of its steps run.
 //!
 //! Each step that ends wakes its run. A replay reads the whole log, on the very thread that the steps
-//! of the app need: replays back to back would leave them little of it, the less the wider the
-//! fan-out. So while several steps of a run are running here, its replays take a third of the time. What
-//! is waited for is never late: the wake of the last running step is not held back, and pulls forward
-//! those that were.
+//! of the app need, and with many steps pending it takes the SDK seconds. Replays back to back would
+//! leave the steps little of that thread. So while several steps of a run are running here:
+//!
+//! * as long as more steps wait for a slot, which a replay could not help, its wakes are held back;
+//! * otherwise its replays take a third of the time.
+//!
+//! The end of a fan-out is never late: the wake of the last running step is not held back, and brings
+//! forward those that were.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,41 +19,61 @@ use super::store::Push;
 
 /// The pause after a replay, in replays.
 const PAUSE: u32 = 2;
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long at most a wake is held back: what it tells may be what a `Promise.race` waits for.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
 /// Fewer running steps than this are no fan-out.
 const FEW: usize = 2;
 
 #[derive(Default)]
 pub struct Paces(HashMap<String, Pace>);
 
+#[derive(Default)]
 struct Pace {
-    took: Duration,
-    ended: Instant,
+    /// The last replay that ended here: how long it took, and when.
+    last: Option<(Duration, Instant)>,
     /// The newest wake that was held back.
     held: Option<Push>,
 }
 
+/// What goes on in this process.
+#[derive(Clone, Copy)]
+pub struct Situation {
+    /// The run is being replayed.
+    pub replaying: bool,
+    /// How many steps of the run are running.
+    pub steps: usize,
+    /// Steps wait for a slot.
+    pub backlog: bool,
+}
+
 impl Paces {
-    /// A replay has ended; `steps` of its run are running here.
+    /// A replay has ended; `steps` of its run are running.
     pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) {
         if steps < FEW {
             self.0.remove(run);
-            return;
+        } else {
+            self.0.entry(run.to_owned()).or_default().last = Some((took, Instant::now()));
         }
-        let held = self.0.remove(run).and_then(|pace| pace.held);
-        self.0.insert(run.to_owned(), Pace { took, ended: Instant::now(), held });
     }
 
-    /// Delays a wake that comes too early. `replaying`: its run is being replayed here.
-    pub fn hold(&mut self, wake: &mut Push, replaying: bool, steps: usize) {
-        let Some(pace) = self.0.get_mut(&wake.group).filter(|_| steps >= FEW) else { return };
+    /// Delays a wake that comes too early.
+    pub fn hold(&mut self, wake: &mut Push, situation: Situation) {
+        if situation.steps < FEW {
+            return;
+        }
         let now = Instant::now();
-        let last = if replaying { now } else { pace.ended };
-        let pause = (pace.took * PAUSE).min(LONGEST_PAUSE);
-        let delay = (last + pause).saturating_duration_since(now);
+        let last = self.0.get(&wake.group).and_then(|pace| pace.last);
+        let delay = match last {
+            _ if situation.backlog => LONGEST_HOLD,
+            None => return,
+            Some((took, ended)) => {
+                let from = if situation.replaying { now } else { ended };
+                (from + (took * PAUSE).min(LONGEST_HOLD)).saturating_duration_since(now)
+            }
+        };
         if delay > wake.delay {
             wake.delay = delay;
-            pace.held = Some(wake.clone());
+            self.0.entry(wake.group.clone()).or_default().held = Some(wake.clone());
         }
     }
 
@@ -71,6 +95,8 @@ mod tests {
     use super::*;
     use crate::queue::{Kind, Message};
 
+    const IDLE: Situation = Situation { replaying: false, steps: 10, backlog: false };
+
     fn wake() -> Push {
         Push::new(Arc::new(Message {
             kind: Kind::Flow,
@@ -91,10 +117,10 @@ mod tests {
         paces.replayed("wrun_1", Duration::from_millis(100), 10);
         tokio::time::advance(Duration::from_millis(50)).await;
         let mut held = wake();
-        paces.hold(&mut held, false, 10);
+        paces.hold(&mut held, IDLE);
         assert_eq!(held.delay, Duration::from_millis(150));
         let mut during = wake();
-        paces.hold(&mut during, true, 10);
+        paces.hold(&mut during, Situation { replaying: true, ..IDLE });
         assert_eq!(during.delay, Duration::from_millis(200));
     }
 
@@ -102,7 +128,7 @@ mod tests {
     async fn the_last_running_step_brings_a_held_wake_forward() {
         let mut paces = Paces::default();
         paces.replayed("wrun_1", Duration::from_millis(100), 3);
-        paces.hold(&mut wake(), false, 3);
+        paces.hold(&mut wake(), IDLE);
         assert!(paces.step_ended("wrun_1", 1).is_none());
         assert_eq!(paces.step_ended("wrun_1", 0).map(|wake| wake.delay), Some(Duration::ZERO));
         assert!(paces.step_ended("wrun_1", 0).is_none());
@@ -113,10 +139,22 @@ mod tests {
         let mut paces = Paces::default();
         paces.replayed("wrun_1", Duration::from_millis(100), 1);
         let mut one = wake();
-        paces.hold(&mut one, false, 1);
+        paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
         paces.replayed("wrun_1", Duration::from_millis(100), 5);
-        paces.hold(&mut one, false, 1);
+        paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_steps_wait_for_a_slot_their_run_waits_too_but_not_for_ever() {
+        let mut paces = Paces::default();
+        let mut first = wake();
+        paces.hold(&mut first, Situation { backlog: true, ..IDLE });
+        assert_eq!(first.delay, LONGEST_HOLD);
+        assert!(paces.step_ended("wrun_1", 0).is_some());
+        let mut alone = wake();
+        paces.hold(&mut alone, Situation { backlog: true, steps: 1, ..IDLE });
+        assert_eq!(alone.delay, Duration::ZERO);
     }
 }

@@ -153,7 +153,9 @@ impl PgBossQueue {
         let mut tries = 0;
         loop {
             match self.store.push(pushes).await {
-                Err(Error::Unavailable(_)) if start.elapsed() < PATIENCE => sleep(backoff(tries)).await,
+                Err(Error::Unavailable(_) | Error::Contention(_)) if start.elapsed() < PATIENCE => {
+                    sleep(backoff(tries)).await;
+                }
                 other => return other,
             }
             tries += 1;

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::pace::Paces;
+use super::pace::{Paces, Situation};
 use super::store::{Action, Claim, Claimed, Push, Pushed, Settlement, Store, Stranded, Turn};
 use super::timing::{
     BACKOFF_MAX, CLAIM_AGAIN, HEARTBEAT, LEASE, PURGE, RESCUE, RESCUE_NEXT_PAGE, SWEEP, SWEEP_GAP,
@@ -211,7 +211,8 @@ impl Worker {
         let running = kind == Kind::Flow && state.delivering(kind, &push.group) > 0;
         if kind == Kind::Flow {
             let steps = state.delivering(Kind::Step, &push.group);
-            state.paces.hold(push, running, steps);
+            let backlog = state.slots(Kind::Step).backlog;
+            state.paces.hold(push, Situation { replaying: running, steps, backlog });
         }
         let delayed = !push.delay.is_zero();
         let slots = state.slots_mut(kind);

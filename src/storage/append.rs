@@ -189,7 +189,7 @@ impl Appender {
                     let _ = call.answer.send(reply);
                 }
             }
-            Err(Error::Database(_) | Error::Contention(_)) if batch.len() > 1 => {
+            Err(Error::Database(_) | Error::Contention(_) | Error::Invalid(_)) if batch.len() > 1 => {
                 // PostgreSQL refused the statement as a whole and wrote nothing; the refusal is for
                 // the one call that caused it.
                 for call in batch {
