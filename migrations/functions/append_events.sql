@@ -18,6 +18,11 @@
 --   legacy_unsupported   the event cannot be appended to a run of spec version 1
 -- `entity` is the entity after the event. Rows of outcome 'log' are the whole log of a run that
 -- run_started returns. step_started returns the step's input as `payload` and `data`.
+--
+-- The commit waits for the disk only where somebody could act on what it says: run_started and
+-- step_created do not. A crash of the server loses the end of its WAL, never the middle; a lost event of
+-- these was not followed by any user code, nor by the acknowledgement of the delivery that made it,
+-- and so that delivery comes again and makes the same event again.
 CREATE OR REPLACE FUNCTION :"schema".append_events(
   run_ids         text[],
   types           text[],
@@ -60,6 +65,7 @@ DECLARE
   legacy    boolean;
   creating  boolean;
   locked    text[];
+  durable   boolean := false;
   external_event boolean;
 BEGIN
   -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for. A
@@ -101,6 +107,7 @@ BEGIN
         VALUES (run_ids[i], names[i], deployment_ids[i], spec_versions[i], details[i], new_job_prefix, at, at)
         ON CONFLICT DO NOTHING RETURNING * INTO run;
       IF run.run_id IS NOT NULL THEN
+        durable := true;
         last_slot := 1;
         last_at := at;
         INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, data, payload)
@@ -153,6 +160,7 @@ BEGIN
     IF legacy AND types[i] NOT IN ('wait_completed', 'hook_received') THEN
       IF types[i] = 'run_cancelled' THEN
         IF NOT ended THEN
+          durable := true;
           UPDATE :"schema".workflow_runs SET status = 'cancelled', completed_at = at, updated_at = at
             WHERE run_id = run.run_id RETURNING * INTO run;
           DELETE FROM :"schema".workflow_hooks WHERE run_id = run.run_id;
@@ -331,6 +339,7 @@ BEGIN
     END CASE;
 
     IF out_outcome = 'appended' THEN
+      durable := durable OR out_type NOT IN ('run_started', 'step_created');
       last_slot := last_slot + 1;
       last_at := at;
       out_slot := last_slot;
@@ -351,5 +360,9 @@ BEGIN
     END IF;
     RETURN NEXT;
   END LOOP;
+
+  IF NOT durable THEN
+    PERFORM set_config('synchronous_commit', 'off', true);
+  END IF;
 END
 $$;

@@ -24,5 +24,7 @@ BEGIN
       SELECT FROM :"queue_schema".job j
       WHERE j.name = ANY (names) AND j.id = ANY (ids) AND j.name = u.name AND j.id = u.id
         AND j.state = 'active' AND j.started_on = timestamptz 'epoch' + u.claim * interval '1 microsecond');
+
+  PERFORM set_config('synchronous_commit', 'off', true);
 END
 $$;

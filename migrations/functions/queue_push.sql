@@ -25,7 +25,8 @@ CREATE OR REPLACE FUNCTION :"schema".queue_push(
   datas       text[],     -- JSON of pg-boss's `data`
   delays      bigint[],   -- ms
   claims      boolean[],
-  quiets      boolean[]   -- the caller's own worker looks in time: announce nothing
+  quiets      boolean[],  -- the caller's own worker looks in time: announce nothing
+  durable     boolean     -- false: a delivery that is not acknowledged yet would push all this again
 ) RETURNS TABLE (
   out_call       integer,
   out_message_id text,    -- of the job that will be executed
@@ -128,5 +129,9 @@ BEGIN
   END LOOP;
 
   PERFORM pg_notify(channel, a.name) FROM unnest(announced) AS a(name);
+  -- See append_events: what a crash takes, it takes together with all that came later.
+  IF NOT durable THEN
+    PERFORM set_config('synchronous_commit', 'off', true);
+  END IF;
 END
 $$;

@@ -134,5 +134,9 @@ BEGIN
       PERFORM pg_notify(channel, queue);
     END IF;
   END LOOP;
+
+  -- A settlement that a crash takes back is a delivery that comes again, and user code does not run
+  -- before step_started is on the disk, and this claim with it.
+  PERFORM set_config('synchronous_commit', 'off', true);
 END
 $$;

@@ -89,6 +89,8 @@ pub struct Push {
     pub claim: bool,
     /// This process will look for it in time.
     pub quiet: bool,
+    /// Whether it must survive a crash of PostgreSQL from the moment that the caller is told.
+    pub durable: bool,
 }
 
 pub struct Pushed {
@@ -234,6 +236,7 @@ impl Store {
                     .bind(pushes.iter().map(|push| millis(push.delay)).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.claim).collect::<Vec<_>>())
                     .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
+                    .bind(pushes.iter().any(|push| push.durable))
             })
             .await?;
         rows.iter()
@@ -409,7 +412,17 @@ impl Push {
         let (key, group) = message.key_and_group()?;
         let data = message.to_data()?;
         let delay = message.delay.unwrap_or_default();
-        Ok(Self { message, delay, job_id: new_job_id(), key, group, data, claim: false, quiet: false })
+        Ok(Self {
+            message,
+            delay,
+            job_id: new_job_id(),
+            key,
+            group,
+            data,
+            claim: false,
+            quiet: false,
+            durable: true,
+        })
     }
 
     /// Flows before steps and each of them by key: the order in which all statements lock.

@@ -214,6 +214,9 @@ impl Worker {
             let backlog = state.slots(Kind::Step).backlog;
             state.paces.hold(push, Situation { replaying: running, steps, backlog });
         }
+        // A delivery of the same run that is not acknowledged yet: should PostgreSQL crash and forget the
+        // push, it forgets the acknowledgement as well, and the delivery comes again and pushes again.
+        push.durable = Kind::ALL.iter().all(|kind| state.delivering(*kind, &push.group) == 0);
         let delayed = !push.delay.is_zero();
         let slots = state.slots_mut(kind);
         push.claim = open && !closing && !delayed && !running && !slots.backlog && slots.free > 0;
