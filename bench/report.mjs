@@ -74,7 +74,7 @@ export function describe({ rounds, postgres, foreignShare }) {
   return [
     `${os.cpus().length} × ${model.trim()}, ${memory} GiB, ${os.type()} ${os.release()}`,
     `Node ${process.version}, ${postgres}`,
-    `workflow ${version('workflow')}, commits are durable (fsync on)`,
+    `workflow ${version('workflow')}, fsync on, synchronous_commit as each World sets it`,
     `interleaved rounds: ${rounds}, concurrency 10`,
     `other processes took up to ${Math.round(foreignShare * 100)} % of the machine under load`,
   ].join('; ');

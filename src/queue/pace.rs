@@ -5,7 +5,8 @@
 //! leave the steps little of that thread. So while several steps of a run are running here:
 //!
 //! * as long as more steps wait for a slot, which a replay could not help, its wakes are held back;
-//! * otherwise its replays take a third of the time.
+//! * otherwise its replays take a third of the time: a wake during a replay, or soon after it, waits
+//!   for twice the time that the replay took.
 //!
 //! The end of a fan-out is never late: the wake of the last running step is not held back, and brings
 //! forward those that were.
@@ -47,13 +48,22 @@ pub struct Situation {
 }
 
 impl Paces {
-    /// A replay has ended; `steps` of its run are running.
-    pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) {
+    /// A replay has ended; `steps` of its run are running. How long to wait before [`Self::due`] is asked,
+    /// if a wake is held back.
+    pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) -> Option<Duration> {
         if steps < FEW {
-            self.0.remove(run);
-        } else {
-            self.0.entry(run.to_owned()).or_default().last = Some((took, Instant::now()));
+            return self.0.get(run)?.held.is_some().then_some(Duration::ZERO);
         }
+        let pace = self.0.entry(run.to_owned()).or_default();
+        pace.last = Some((took, Instant::now()));
+        pace.held.is_some().then(|| pause(took))
+    }
+
+    /// The wake to bring forward when the pause after a replay is over.
+    pub fn due(&mut self, run: &str, backlog: bool) -> Option<Push> {
+        let pace = self.0.get_mut(run).filter(|_| !backlog)?;
+        let resting = pace.last.is_none_or(|(took, ended)| ended.elapsed() >= pause(took));
+        at_once(pace.held.take_if(|_| resting)?)
     }
 
     /// Delays a wake that comes too early.
@@ -61,15 +71,12 @@ impl Paces {
         if situation.steps < FEW {
             return;
         }
-        let now = Instant::now();
         let last = self.0.get(&wake.group).and_then(|pace| pace.last);
         let delay = match last {
-            _ if situation.backlog => LONGEST_HOLD,
+            // How long this replay takes, its end will tell.
+            _ if situation.backlog || situation.replaying => LONGEST_HOLD,
             None => return,
-            Some((took, ended)) => {
-                let from = if situation.replaying { now } else { ended };
-                (from + (took * PAUSE).min(LONGEST_HOLD)).saturating_duration_since(now)
-            }
+            Some((took, ended)) => pause(took).saturating_sub(ended.elapsed()),
         };
         if delay > wake.delay {
             wake.delay = delay;
@@ -82,10 +89,17 @@ impl Paces {
         if steps > 0 {
             return None;
         }
-        let mut wake = self.0.remove(run)?.held?;
-        wake.delay = Duration::ZERO;
-        Some(wake)
+        at_once(self.0.remove(run)?.held?)
     }
+}
+
+fn pause(took: Duration) -> Duration {
+    (took * PAUSE).min(LONGEST_HOLD)
+}
+
+fn at_once(mut wake: Push) -> Option<Push> {
+    wake.delay = Duration::ZERO;
+    Some(wake)
 }
 
 #[cfg(test)]
@@ -119,9 +133,19 @@ mod tests {
         let mut held = wake();
         paces.hold(&mut held, IDLE);
         assert_eq!(held.delay, Duration::from_millis(150));
-        let mut during = wake();
-        paces.hold(&mut during, Situation { replaying: true, ..IDLE });
-        assert_eq!(during.delay, Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wake_during_a_replay_waits_for_twice_the_time_that_this_takes() {
+        let mut paces = Paces::default();
+        paces.hold(&mut wake(), Situation { replaying: true, ..IDLE });
+        let pause = paces.replayed("wrun_1", Duration::from_millis(100), 10);
+        assert_eq!(pause, Some(Duration::from_millis(200)));
+        assert!(paces.due("wrun_1", false).is_none());
+        tokio::time::advance(Duration::from_millis(200)).await;
+        assert!(paces.due("wrun_1", true).is_none());
+        assert_eq!(paces.due("wrun_1", false).map(|wake| wake.delay), Some(Duration::ZERO));
+        assert!(paces.due("wrun_1", false).is_none());
     }
 
     #[tokio::test(start_paused = true)]

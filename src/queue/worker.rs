@@ -79,6 +79,12 @@ struct Running {
     lost: bool,
 }
 
+/// What follows from the end of a delivery for a wake that was held back.
+enum Pacing {
+    Wake(Push),
+    Pause { run: String, pause: Duration },
+}
+
 impl Running {
     /// Whether a turn to come will settle it, and look what waits for the same run.
     fn will_settle(&self, group: &str) -> bool {
@@ -338,10 +344,10 @@ impl Worker {
             }
         };
         state.settle(claim, action);
-        let early = state.keep_pace(claim);
+        let pacing = state.keep_pace(claim);
         drop(state);
-        if let Some(wake) = early {
-            self.spawn(Arc::clone(self).bring_forward(wake));
+        if let Some(pacing) = pacing {
+            self.spawn(Arc::clone(self).bring_forward(pacing));
         }
         if let Some(closings) = closed_now {
             if closings == 0 {
@@ -357,7 +363,17 @@ impl Worker {
     }
 
     /// A wake that was held back is due now. Should this fail, it comes at its own time.
-    async fn bring_forward(self: Arc<Self>, wake: Push) {
+    async fn bring_forward(self: Arc<Self>, pacing: Pacing) {
+        let wake = match pacing {
+            Pacing::Wake(wake) => wake,
+            Pacing::Pause { run, pause } => {
+                sleep(pause).await;
+                let mut state = self.state();
+                let backlog = state.slots(Kind::Step).backlog;
+                let Some(wake) = state.paces.due(&run, backlog) else { return };
+                wake
+            }
+        };
         let mut pushes = [wake];
         self.prepare(&mut pushes[0]);
         match self.store.push(&pushes).await {
@@ -740,17 +756,14 @@ impl State {
             .count()
     }
 
-    /// Keeps the pace of a run whose delivery has ended; a wake to bring forward, if that follows.
-    fn keep_pace(&mut self, claim: &Claim) -> Option<Push> {
+    /// Keeps the pace of a run whose delivery has ended.
+    fn keep_pace(&mut self, claim: &Claim) -> Option<Pacing> {
         let Running { group, since, .. } = self.running.get(claim)?;
-        let (group, took) = (group.clone(), since.elapsed());
-        let steps = self.delivering(Kind::Step, &group);
+        let (run, took) = (group.clone(), since.elapsed());
+        let steps = self.delivering(Kind::Step, &run);
         match claim.kind {
-            Kind::Flow => {
-                self.paces.replayed(&group, took, steps);
-                None
-            }
-            Kind::Step => self.paces.step_ended(&group, steps),
+            Kind::Flow => self.paces.replayed(&run, took, steps).map(|pause| Pacing::Pause { run, pause }),
+            Kind::Step => self.paces.step_ended(&run, steps).map(Pacing::Wake),
         }
     }
 
