@@ -20,8 +20,10 @@ use super::store::Push;
 
 /// The pause after a replay, in replays.
 const PAUSE: u32 = 2;
-/// How long at most a wake is held back: what it tells may be what a `Promise.race` waits for.
-const LONGEST_HOLD: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long at most a wake is held back: what it tells may be what a `Promise.race` waits for. Long
+/// enough for a fan-out of 500, whose every needless replay would take longer.
+const LONGEST_HOLD: Duration = Duration::from_secs(15);
 /// Fewer running steps than this are no fan-out.
 const FEW: usize = 2;
 
@@ -94,7 +96,7 @@ impl Paces {
 }
 
 fn pause(took: Duration) -> Duration {
-    (took * PAUSE).min(LONGEST_HOLD)
+    (took * PAUSE).min(LONGEST_PAUSE)
 }
 
 fn at_once(mut wake: Push) -> Option<Push> {
