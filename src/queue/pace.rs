@@ -86,12 +86,17 @@ impl Paces {
         }
     }
 
-    /// A step has ended and `steps` others of its run are running: the wake to bring forward, if any.
-    pub fn step_ended(&mut self, run: &str, steps: usize) -> Option<Push> {
-        if steps > 0 {
+    /// A step has ended and `steps` others of its run are running: the wake to bring forward, if any. Not
+    /// while more of them may be about to start: `None`, and to be asked again.
+    pub fn step_ended(&mut self, run: &str, steps: usize, backlog: bool) -> Option<Push> {
+        if steps > 0 || backlog {
             return None;
         }
         at_once(self.0.remove(run)?.held?)
+    }
+
+    pub fn is_holding(&self, run: &str) -> bool {
+        self.0.get(run).is_some_and(|pace| pace.held.is_some())
     }
 }
 
@@ -155,9 +160,9 @@ mod tests {
         let mut paces = Paces::default();
         paces.replayed("wrun_1", Duration::from_millis(100), 3);
         paces.hold(&mut wake(), IDLE);
-        assert!(paces.step_ended("wrun_1", 1).is_none());
-        assert_eq!(paces.step_ended("wrun_1", 0).map(|wake| wake.delay), Some(Duration::ZERO));
-        assert!(paces.step_ended("wrun_1", 0).is_none());
+        assert!(paces.step_ended("wrun_1", 1, false).is_none());
+        assert_eq!(paces.step_ended("wrun_1", 0, false).map(|wake| wake.delay), Some(Duration::ZERO));
+        assert!(paces.step_ended("wrun_1", 0, false).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +183,8 @@ mod tests {
         let mut first = wake();
         paces.hold(&mut first, Situation { backlog: true, ..IDLE });
         assert_eq!(first.delay, LONGEST_HOLD);
-        assert!(paces.step_ended("wrun_1", 0).is_some());
+        assert!(paces.step_ended("wrun_1", 0, true).is_none());
+        assert!(paces.step_ended("wrun_1", 0, false).is_some());
         let mut alone = wake();
         paces.hold(&mut alone, Situation { backlog: true, steps: 1, ..IDLE });
         assert_eq!(alone.delay, Duration::ZERO);

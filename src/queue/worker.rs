@@ -366,13 +366,19 @@ impl Worker {
     async fn bring_forward(self: Arc<Self>, pacing: Pacing) {
         let wake = match pacing {
             Pacing::Wake(wake) => wake,
-            Pacing::Pause { run, pause } => {
+            Pacing::Pause { run, mut pause } => loop {
                 sleep(pause).await;
                 let mut state = self.state();
                 let backlog = state.slots(Kind::Step).backlog;
-                let Some(wake) = state.paces.due(&run, backlog) else { return };
-                wake
-            }
+                if let Some(wake) = state.paces.due(&run, backlog) {
+                    break wake;
+                }
+                // With steps running, the end of the last one brings it forward.
+                if !state.paces.is_holding(&run) || state.delivering(Kind::Step, &run) > 0 || state.closing {
+                    return;
+                }
+                pause = CLAIM_AGAIN;
+            },
         };
         let mut pushes = [wake];
         self.prepare(&mut pushes[0]);
@@ -763,7 +769,11 @@ impl State {
         let steps = self.delivering(Kind::Step, &run);
         match claim.kind {
             Kind::Flow => self.paces.replayed(&run, took, steps).map(|pause| Pacing::Pause { run, pause }),
-            Kind::Step => self.paces.step_ended(&run, steps).map(Pacing::Wake),
+            Kind::Step => match self.paces.step_ended(&run, steps, self.slots(Kind::Step).backlog) {
+                Some(wake) => Some(Pacing::Wake(wake)),
+                None => (steps == 0 && self.paces.is_holding(&run))
+                    .then_some(Pacing::Pause { run, pause: CLAIM_AGAIN }),
+            },
         }
     }
 
