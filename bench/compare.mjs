@@ -77,8 +77,9 @@ try {
     for (const world of compared) {
       const result = await turn(world, round);
       results.push(result);
+      const others = `others ${Math.round(result.foreignShare * 100)} %`;
       const figures = Object.entries(result.figures).map(([key, n]) => `${key} ${n.toFixed(2)}`);
-      console.error(`round ${round}, ${world.name}: ${figures.join(', ')}`);
+      console.error(`round ${round}, ${world.name}: ${figures.join(', ')}, ${others}`);
     }
   }
   const foreignShare = Math.max(...results.map((result) => result.foreignShare));

@@ -76,7 +76,9 @@ export function describe({ rounds, postgres, foreignShare }) {
     `Node ${process.version}, ${postgres}`,
     `workflow ${version('workflow')}, fsync on, synchronous_commit as each World sets it`,
     `interleaved rounds: ${rounds}, concurrency 10`,
-    `other processes took up to ${Math.round(foreignShare * 100)} % of the machine under load`,
+    foreignShare > 0
+      ? `other processes took up to ${Math.round(foreignShare * 100)} % of the machine`
+      : 'other processes not measured',
   ].join('; ');
 }
 
