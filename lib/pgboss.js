@@ -1,8 +1,8 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
 import { call, callSync } from './errors.js';
+import { toCore } from './messages.js';
 import { native } from './native.js';
-import { bodyOf } from './proxies.js';
 import { share } from './shared.js';
 
 /** A World tells a driver of ours its own options; what the driver was given itself comes first. */
@@ -39,17 +39,8 @@ export function createPgBossHttpProxyQueue(options = {}) {
     (kind) =>
     /** @param {import('../index.js').MessageData} message */
     async (message) => {
-      const { data, headers, delaySeconds, idempotencyKey, id, queueName, messageId } = message;
-      const request = {
-        kind,
-        id,
-        queueName,
-        messageId,
-        idempotencyKey,
-        headers: headers && JSON.stringify(headers),
-        delayMs: delaySeconds && Math.ceil(delaySeconds * 1000),
-      };
-      return (await call(use().queue.push(request, bodyOf(data)))) ?? undefined;
+      const { request, body } = toCore(kind, message);
+      return (await call(use().queue.push(request, body))) ?? undefined;
     };
 
   const driver = {

@@ -1,6 +1,6 @@
 import { configure } from './configuration.js';
 import { call, callSync, invalid } from './errors.js';
-import { isBytes } from './input.js';
+import { toCore } from './messages.js';
 import { native } from './native.js';
 
 /**
@@ -24,16 +24,8 @@ export function createHttpProxy(options) {
       proxy ??= callSync(
         () => new (native().HttpProxy)(configure({ baseUrl, port, securityToken })),
       );
-      const { id, queueName, messageId, idempotencyKey, headers, attempt, data } = message;
-      const request = {
-        kind,
-        id,
-        queueName,
-        messageId,
-        idempotencyKey,
-        headers: headers && JSON.stringify(headers),
-      };
-      const answer = await call(proxy.send(request, bodyOf(data), attempt));
+      const { request, body } = toCore(kind, message);
+      const answer = await call(proxy.send(request, body, message.attempt ?? 1));
       return new Response(new Uint8Array(answer.body), {
         status: answer.status,
         headers: JSON.parse(answer.headers),
@@ -41,15 +33,4 @@ export function createHttpProxy(options) {
     };
 
   return { proxyStep: send('step'), proxyWorkflow: send('flow') };
-}
-
-/**
- * The bytes of a message: as they are in memory, or base64 where it came through JSON.
- * @param {unknown} data
- * @returns {Uint8Array}
- */
-export function bodyOf(data) {
-  if (isBytes(data)) return data;
-  if (typeof data === 'string') return Buffer.from(data, 'base64');
-  throw invalid('MessageData.data must be bytes, or a base64 string');
 }

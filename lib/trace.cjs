@@ -14,6 +14,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './events.js'));
   readFileSync(join(__dirname, './input.js'));
   readFileSync(join(__dirname, './log.js'));
+  readFileSync(join(__dirname, './messages.js'));
   readFileSync(join(__dirname, './native.js'));
   readFileSync(join(__dirname, './pgboss.js'));
   readFileSync(join(__dirname, './proxies.js'));
