@@ -24,11 +24,10 @@ const { startPostgres } = await import('./support/postgres.mjs');
 const postgres = await startPostgres();
 process.env.TEST_POSTGRES_URL = postgres.url;
 try {
-  if (wanted.length === 0) run('cargo', ['test', '--quiet']);
   // All suites, whatever one of them finds: a run of this takes long.
-  const failed = suites().filter(({ name, concurrency, files }) => {
+  const failed = suites().filter(({ name, command, args }) => {
     console.log(`\n=== ${name}`);
-    return !succeeds(process.execPath, ['--test', `--test-concurrency=${concurrency}`, ...files]);
+    return !succeeds(command, args);
   });
   if (failed.length > 0) {
     process.exitCode = 1;
@@ -38,9 +37,9 @@ try {
   await postgres.stop();
 }
 
-/** Suites that measure or kill things run alone; the rest share the machine. */
+/** Suites that kill things or build apps run alone; the rest share the machine. */
 function suites() {
-  const alone = ['sdk', 'next', 'faults'];
+  const alone = ['next', 'sdk'];
   const folders = readdirSync('__test__').filter(
     (name) => wanted.length === 0 || wanted.includes(name),
   );
@@ -48,13 +47,20 @@ function suites() {
     readdirSync(join('__test__', folder))
       .filter((name) => name.endsWith('.test.mjs'))
       .map((name) => join('__test__', folder, name));
+  const node = (/** @type {number} */ concurrency, /** @type {string[]} */ paths) => ({
+    command: process.execPath,
+    args: ['--test', `--test-concurrency=${concurrency}`, ...paths],
+  });
   const together = folders.filter((name) => !alone.includes(name)).flatMap(files);
   return [
-    { name: 'behaviour', concurrency: 2, files: together },
+    ...(wanted.length === 0
+      ? [{ name: 'core', command: 'cargo', args: ['test', '--no-fail-fast'] }]
+      : []),
+    ...(together.length > 0 ? [{ name: 'behaviour', ...node(2, together) }] : []),
     ...folders
       .filter((name) => alone.includes(name))
-      .map((name) => ({ name, concurrency: 1, files: files(name) })),
-  ].filter(({ files: list }) => list.length > 0);
+      .map((name) => ({ name, ...node(1, files(name)) })),
+  ];
 }
 
 /**

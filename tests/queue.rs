@@ -1071,7 +1071,7 @@ async fn a_push_whose_answer_was_lost_can_be_repeated() {
                ARRAY['01a1f991-1185-70fa-bcc0-5f8aa2dfc5ab', '01a1f991-1185-70fa-bcc0-5f8aa2dfc5ac']::uuid[],
                ARRAY['wrun_1', 'step_1'], ARRAY['wrun_1', 'wrun_1'], ARRAY['msg_1', 'msg_2'],
                ARRAY['{{\"data\":\"e30=\",\"messageId\":\"msg_1\"}}', '{{\"data\":\"e30=\",\"messageId\":\"msg_2\"}}'],
-               ARRAY[0, 0], ARRAY[{claims}, {claims}], ARRAY[false, false])"
+               ARRAY[0, 0], ARRAY[{claims}, {claims}], ARRAY[false, false], true)"
         ))
     };
     for claims in [true, true, false] {
