@@ -50,6 +50,13 @@ pub struct Situation {
 }
 
 impl Paces {
+    /// The run is being delivered: what was held back for it is in this delivery.
+    pub fn delivering(&mut self, run: &str) {
+        if let Some(pace) = self.0.get_mut(run) {
+            pace.held = None;
+        }
+    }
+
     /// A replay has ended; `steps` of its run are running. How long to wait before [`Self::due`] is asked,
     /// if a wake is held back.
     pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) -> Option<Duration> {

@@ -279,6 +279,9 @@ impl Worker {
             if state.running.is_empty() {
                 self.beat.notify_one();
             }
+            if claim.kind == Kind::Flow {
+                state.paces.delivering(&group);
+            }
             state.running.insert(
                 claim.clone(),
                 Running { group, since: Instant::now(), task: None, settling: false, lost: false },
