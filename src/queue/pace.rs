@@ -61,7 +61,12 @@ impl Paces {
     /// if a wake is held back.
     pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) -> Option<Duration> {
         if steps < FEW {
-            return self.0.get(run)?.held.is_some().then_some(Duration::ZERO);
+            if self.is_holding(run) {
+                return Some(Duration::ZERO);
+            }
+            // No fan-out any more: nothing of this run is kept.
+            self.0.remove(run);
+            return None;
         }
         let pace = self.0.entry(run.to_owned()).or_default();
         pace.last = Some((took, Instant::now()));
@@ -179,6 +184,10 @@ mod tests {
         let mut one = wake();
         paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
+        assert!(paces.0.is_empty());
+        paces.replayed("wrun_1", Duration::from_millis(100), 5);
+        paces.replayed("wrun_1", Duration::from_millis(100), 0);
+        assert!(paces.0.is_empty(), "a run that is no fan-out any more leaves nothing behind");
         paces.replayed("wrun_1", Duration::from_millis(100), 5);
         paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
