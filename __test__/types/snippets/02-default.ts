@@ -1,0 +1,4 @@
+import { createWorld } from "@workflow/world-postgres";
+
+const world = createWorld();
+await world.start();

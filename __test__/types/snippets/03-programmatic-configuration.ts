@@ -1,0 +1,4 @@
+const world = createWorld({
+  connectionString: "postgres://...",
+  securityToken: "your-secret-token",
+});

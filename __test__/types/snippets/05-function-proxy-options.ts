@@ -1,0 +1,8 @@
+createPgBossFunctionProxyQueue({
+  stepEntrypoint,
+  workflowEntrypoint,
+  connectionString: "postgres://...",
+  securityToken: "your-secret-token",
+  jobPrefix: "myapp_",
+  queueConcurrency: 10,
+})

@@ -1,0 +1,6 @@
+import type {
+  QueueDriver,
+  MessageData,
+  WkfProxy,
+  PostgresWorldConfig
+} from "@workflow/world-postgres";
