@@ -65,9 +65,10 @@ export interface LogLine {
 /** The World of the SDK, with both ends of its life. */
 export interface PostgresWorld extends World {
   /**
-   * Checks the configuration and the database, starts the workers, and makes this World the one that
-   * the SDK uses where `WORKFLOW_TARGET_WORLD` names this package or is not set. Keeps the process
-   * alive until `close()`. Any further call returns the first one's promise.
+   * Checks the configuration and the database, starts the queue driver, and makes this World the one
+   * that the SDK uses where `WORKFLOW_TARGET_WORLD` names this package or is not set: `start(workflow)`
+   * anywhere in the process then pushes into this World's driver. Keeps the process alive until
+   * `close()`. Any further call returns the first one's promise.
    */
   start(): Promise<void>;
   /**
@@ -75,6 +76,56 @@ export interface PostgresWorld extends World {
    * queue and closes all connections. Idempotent; the World cannot be used afterwards.
    */
   close(): Promise<void>;
+  /** For probes. Never rejects, and answers within a few seconds also while PostgreSQL is away. */
+  health(): Promise<WorldHealth>;
+}
+
+export interface WorldHealth {
+  /** PostgreSQL answers, and the queue driver is healthy. How much work waits plays no part in it. */
+  healthy: boolean;
+  /** Between `start()` and `close()`. */
+  started: boolean;
+  database: { reachable: boolean; roundTripMs?: number; error?: string };
+  /**
+   * How this process hears of new work and of stream chunks: by LISTEN, or by polling while that does
+   * not work (a transaction pooler, a lost connection that is being reopened); idle: nobody asked yet.
+   */
+  notifications: 'listening' | 'polling' | 'idle';
+  /** What the queue driver says of itself, if it says anything. */
+  queue?: QueueHealth;
+}
+
+export interface QueueHealth {
+  healthy?: boolean;
+  error?: string;
+  [detail: string]: unknown;
+}
+
+/** The `queue` of a World with one of the pg-boss drivers. */
+export interface PgBossQueueHealth extends QueueHealth {
+  worker: 'running' | 'stopped';
+  /** Whether the target takes deliveries. Absent where no worker was started. */
+  targetReachable?: boolean;
+  /** How long the message that has waited longest has been due, in milliseconds; 0: none waits. */
+  oldestDueMs: number;
+  /** What the worker of this process does and did since its start. */
+  deliveries?: {
+    targetReady: boolean;
+    listening: boolean;
+    runningFlows: number;
+    runningSteps: number;
+    /** At the same time, of each kind. */
+    capacity: number;
+    deliveries: number;
+    completed: number;
+    failed: number;
+    rescheduled: number;
+    unreachable: number;
+    leasesLost: number;
+    leasesSwept: number;
+    runsRescued: number;
+    claimedAtOnce: number;
+  };
 }
 
 /** Creates a World. Does no I/O; settings are read and connections opened on first use. */
@@ -103,25 +154,51 @@ export interface MessageData {
   delaySeconds?: number;
 }
 
-/** A queue. Delivers each message to a {@link WkfProxy}, at least once, until it answers 2xx. */
+/**
+ * A queue.
+ *
+ * It delivers each message to a {@link WkfProxy}, at least once, until that resolves. A rejection means:
+ * deliver it again later, each time after a longer pause and with `attempt` one higher. The SDK gives
+ * up a step after 48 failed attempts, if they are counted.
+ *
+ * Waits are not its business. Where a workflow sleeps or a step is to be retried later, the World
+ * pushes a fresh message with `delaySeconds` into its own driver. A driver that ignores `delaySeconds`,
+ * or caps it, breaks nothing: what it delivers too early is held for up to a second and pushed again.
+ *
+ * Messages of one `idempotencyKey` should not live side by side. A driver that lets them costs work:
+ * within a process simultaneous deliveries of a step share one execution, between processes a step may
+ * run twice at the same time.
+ */
 export interface QueueDriver {
-  /** Resolves when the message is stored; a string is taken as the id under which it is known. */
+  /**
+   * Resolves when the message is stored; a string is taken as the id under which it is known. A
+   * rejection reaches the sender as a `WorkflowWorldError` with `status` 503, `code` `QUEUE` and the `cause`.
+   */
   pushStep(message: MessageData): Promise<unknown>;
   pushFlow(message: MessageData): Promise<unknown>;
-  /** Starts the workers. Called by `world.start()`. */
+  /** Starts consuming. Called once, by `world.start()`; a World that only enqueues is not started. */
   start(): Promise<void>;
-  /** Stops the workers. Called by `world.close()`. */
+  /** Stops consuming and lets running deliveries end. Called once, by `world.close()`. */
   close?(): Promise<void>;
+  /** Becomes the `queue` of `world.health()`; `healthy: false` makes the World unhealthy. */
+  health?(): Promise<QueueHealth>;
 }
 
-/** Executes messages. A 2xx with `{"timeoutSeconds": n}` asks for the same message again after n seconds. */
+/**
+ * Executes messages, for a queue of your own.
+ *
+ * Resolves with the answer when the message is dealt with, after however long its step takes. Rejects
+ * otherwise, so that a consumer that merely awaits it does not acknowledge what failed: with a
+ * `WorkflowWorldError` of `status` 503 and `code` `DELIVERY_FAILED`, which holds the `response`, if
+ * there was one. A message that is none (`status` 400) or a wrong setting rejects as such.
+ */
 export interface WkfProxy {
   proxyWorkflow(message: MessageData): Promise<Response>;
   proxyStep(message: MessageData): Promise<Response>;
 }
 
 /** Whatever is not given is taken from the World that the driver is made for, then from the environment. */
-export interface PgBossHttpProxyQueueOptions {
+export interface PgBossQueueOptions {
   connectionString?: string;
   securityToken?: string;
   /** Schema of the workflow tables. */
@@ -132,25 +209,63 @@ export interface PgBossHttpProxyQueueOptions {
   queueConcurrency?: number;
   /** Keeps finished jobs, for a dashboard. Default: false, they are deleted. */
   keepCompleted?: boolean;
-  /** Port of the app on this machine, if no `baseUrl` is given. Environment: `WORKFLOW_POSTGRES_APP_PORT`, `PORT`. Default: 3000. */
-  port?: number;
-  /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
-  baseUrl?: string;
   namespace?: string;
   log?: (line: LogLine) => void;
 }
 
+export interface PgBossHttpProxyQueueOptions extends PgBossQueueOptions {
+  /** Port of the app on this machine, if no `baseUrl` is given. Environment: `WORKFLOW_POSTGRES_APP_PORT`, `PORT`. Default: 3000. */
+  port?: number;
+  /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
+  baseUrl?: string;
+}
+
 /** The default driver: jobs in pg-boss's tables, delivered to the app over HTTP. Workers start with `start()`. */
 export function createPgBossHttpProxyQueue(options?: PgBossHttpProxyQueueOptions): QueueDriver;
+
+/**
+ * What the SDK's build generates as a route: its handler, or the module that exports it as `POST`
+ * (workflow 4.8) or `__wkf_entrypoint`.
+ */
+export type Entrypoint =
+  | ((request: Request) => Promise<Response>)
+  | { POST: (request: Request) => Promise<Response> }
+  | { __wkf_entrypoint: (request: Request) => Promise<Response> };
+
+export interface Entrypoints {
+  /** `.well-known/workflow/v1/flow` */
+  workflowEntrypoint: Entrypoint;
+  /** `.well-known/workflow/v1/step`. Default: `workflowEntrypoint`, for SDKs with a single route. */
+  stepEntrypoint?: Entrypoint;
+}
+
+export interface PgBossFunctionProxyQueueOptions extends PgBossQueueOptions, Entrypoints {}
+
+/**
+ * The same jobs, executed by functions of this process: no socket between the worker and your code.
+ * Not for development, where it runs the code that was loaded first, and steps run outside of the
+ * request scope of a framework (`cookies()`, `revalidatePath()` of Next).
+ */
+export function createPgBossFunctionProxyQueue(
+  options: PgBossFunctionProxyQueueOptions,
+): QueueDriver;
 
 export interface HttpProxyOptions {
   /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
   baseUrl?: string;
   /** Port of the app on this machine, if no `baseUrl` is given. */
   port?: number;
-  /** The token that the app was given. */
-  securityToken: string;
+  /** The token that the app was given. Environment: `WORKFLOW_POSTGRES_SECURITY_TOKEN`. */
+  securityToken?: string;
 }
 
 /** Executes messages by HTTP: for a queue of your own. No deadline: a step may run for hours. */
-export function createHttpProxy(options: HttpProxyOptions): WkfProxy;
+export function createHttpProxy(options?: HttpProxyOptions): WkfProxy;
+
+export interface FunctionProxyOptions extends Entrypoints {
+  /** The token that the app was given. Environment: `WORKFLOW_POSTGRES_SECURITY_TOKEN`. */
+  securityToken?: string;
+}
+
+/** Executes messages by functions of this process: for a queue of your own. */
+export function createFunctionProxy(options: FunctionProxyOptions): WkfProxy;

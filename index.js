@@ -1,3 +1,3 @@
-export { createPgBossHttpProxyQueue } from './lib/pgboss.js';
-export { createHttpProxy } from './lib/proxies.js';
+export { createPgBossFunctionProxyQueue, createPgBossHttpProxyQueue } from './lib/pgboss.js';
+export { createFunctionProxy, createHttpProxy } from './lib/proxies.js';
 export { createWorld } from './lib/world.js';

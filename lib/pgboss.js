@@ -1,6 +1,8 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
+import { createEntrypoints } from './entrypoints.js';
 import { call, callSync } from './errors.js';
+import { logToConsole } from './log.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
 import { share } from './shared.js';
@@ -12,21 +14,56 @@ export const BIND = Symbol.for('@workflow/world-postgres//bind');
 const DRAIN_MS = 10_000;
 /** A process that is exiting may not be held up: hand the leases back, or let them expire. */
 const EXIT_MS = 1_000;
+/** Of an answer, no more than this can mean anything. */
+const LONGEST_ANSWER = 65_536;
 
 /**
- * The built-in driver: jobs in pg-boss's tables, delivered over HTTP.
+ * @typedef {import('../index.js').QueueDriver} QueueDriver
+ * @typedef {(request: import('../native/index.cjs').DeliveryRequest) => Promise<import('../native/index.cjs').DeliveryAnswer>} Entrypoint
+ */
+
+/**
+ * The default driver: jobs in pg-boss's tables, delivered over HTTP.
  * @param {import('../index.js').PgBossHttpProxyQueueOptions} [options]
- * @returns {import('../index.js').QueueDriver}
+ * @returns {QueueDriver}
  */
 export function createPgBossHttpProxyQueue(options = {}) {
-  /** @type {object} */
+  return createDriver(options);
+}
+
+/**
+ * The same jobs, delivered to functions of this process.
+ * @param {import('../index.js').PgBossFunctionProxyQueueOptions} options
+ * @returns {QueueDriver}
+ */
+export function createPgBossFunctionProxyQueue(options) {
+  const invoke = createEntrypoints(options);
+
+  return createDriver(options, async ({ kind, headers, body }) => {
+    try {
+      const route = kind === 'step' ? 'step' : 'flow';
+      const response = await invoke(route, JSON.parse(headers), body);
+      const text = await response.text();
+      return { status: response.status, body: text.slice(0, LONGEST_ANSWER) };
+    } catch (error) {
+      return { status: 500, body: String(error) };
+    }
+  });
+}
+
+/**
+ * @param {import('../index.js').PgBossQueueOptions} options
+ * @param {Entrypoint} [entrypoint]
+ */
+function createDriver(options, entrypoint) {
+  /** @type {import('../index.js').PgBossQueueOptions} */
   let inherited = {};
   /** @type {ReturnType<typeof open> | undefined} */
   let opened;
   let started = false;
 
   function use() {
-    opened ??= open({ ...inherited, ...defined(options) });
+    opened ??= open({ ...inherited, ...defined(options) }, entrypoint);
     return { configuration: opened.configuration, queue: opened.queue.value };
   }
 
@@ -49,7 +86,8 @@ export function createPgBossHttpProxyQueue(options = {}) {
     async start() {
       const { configuration, queue } = use();
       callSync(() => configuration.checkStart());
-      await call(queue.start());
+      if (entrypoint) warnOfDevelopment(options.log ?? inherited.log);
+      await call(queue.start(entrypoint));
       if (started) return;
       started = true;
       // Next ends its process by itself on SIGTERM: its leases must not have to expire.
@@ -62,7 +100,17 @@ export function createPgBossHttpProxyQueue(options = {}) {
       await queue.release();
       await core.release();
     },
-    /** @param {object} worldOptions */
+    async health() {
+      const { targetReachable, oldestDueMs, worker } = JSON.parse(await call(use().queue.health()));
+      return {
+        healthy: worker === null || targetReachable,
+        worker: worker ? 'running' : 'stopped',
+        ...(targetReachable !== null && { targetReachable }),
+        oldestDueMs: oldestDueMs ?? 0,
+        ...(worker && { deliveries: worker }),
+      };
+    },
+    /** @param {import('../index.js').PostgresWorldConfig} worldOptions */
     [BIND](worldOptions) {
       inherited = worldOptions;
     },
@@ -70,16 +118,30 @@ export function createPgBossHttpProxyQueue(options = {}) {
   return driver;
 }
 
-/** @param {import('../index.js').PgBossHttpProxyQueueOptions} options */
-function open(options) {
+/**
+ * @param {import('../index.js').PgBossQueueOptions} options
+ * @param {Entrypoint} [entrypoint]
+ */
+function open(options, entrypoint) {
   const configuration = configure(options);
   const core = shareCore(configuration, options.log);
-  const queue = share(
-    `queue ${configuration.queueKey}`,
-    () => callSync(() => new (native().PgBossQueue)(core.value, configuration)),
-    (value) => call(value.close(DRAIN_MS)),
-  );
-  return { configuration, core, queue };
+  const create = () => callSync(() => new (native().PgBossQueue)(core.value, configuration));
+  /** @param {ReturnType<typeof create>} value */
+  const dispose = (value) => call(value.close(DRAIN_MS));
+  // Functions are this driver's own; whoever delivers to the same URL may share.
+  const key = entrypoint ?? `queue ${configuration.queueKey}`;
+  return { configuration, core, queue: share(key, create, dispose) };
+}
+
+/** @param {((line: import('../index.js').LogLine) => void) | undefined} log */
+function warnOfDevelopment(log = logToConsole) {
+  if (process.env.NODE_ENV !== 'development') return;
+  log({
+    level: 'warn',
+    message:
+      'The function proxy runs the workflow code that was loaded when this process started: edits are not seen, ' +
+      'and steps run outside of the request scope of a framework. Use the HTTP proxy (the default) in development.',
+  });
 }
 
 /** @param {object} options */

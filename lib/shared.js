@@ -6,9 +6,9 @@ const KEY = Symbol.for('@workflow/world-postgres//shared');
 
 /** @typedef {{ value: unknown, users: number, dispose: () => Promise<void> | void }} Entry */
 
-/** @returns {Map<string, Entry>} */
+/** @returns {Map<unknown, Entry>} */
 function entries() {
-  const holder = /** @type {Record<symbol, Map<string, Entry> | undefined>} */ (globalThis);
+  const holder = /** @type {Record<symbol, Map<unknown, Entry> | undefined>} */ (globalThis);
   holder[KEY] ??= new Map();
   return holder[KEY];
 }
@@ -16,7 +16,7 @@ function entries() {
 /**
  * Takes the value that others of the same key use, or makes it. The last release disposes of it.
  * @template T
- * @param {string} key
+ * @param {unknown} key
  * @param {() => T} create
  * @param {(value: T) => Promise<void> | void} dispose
  * @returns {{ value: T, release: () => Promise<void> }}

@@ -1,9 +1,12 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
 import { call, callSync, worldError } from './errors.js';
+import { createForeignDeliveries } from './foreign.js';
+import { createQueueHandlerFactory } from './handler.js';
+import { createHealth } from './health.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
-import { createQueue, createQueueHandlerFactory } from './queue.js';
+import { createQueue, push } from './queue.js';
 import { createStorage } from './storage.js';
 import { createStreamer } from './streams.js';
 
@@ -13,8 +16,8 @@ const SDK_WORLDS = [
   Symbol.for('@workflow/world//cache'),
   Symbol.for('@workflow/world//stubbedCache'),
 ];
-/** Lets one World of ours ask another whether it accepts a token. */
-const ACCEPTS_TOKEN = Symbol.for(`${PACKAGE}//acceptsToken`);
+/** Lets one World of ours leave its deliveries to another. */
+const RECEIVER = Symbol.for(`${PACKAGE}//receiver`);
 /** The newest spec version that the event log understands; `start()` of the SDK stamps it on runs. */
 const SPEC_VERSION = 3;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
@@ -30,10 +33,16 @@ const NO_OPTIONS = Object.freeze({});
  */
 export function createWorld(options = NO_OPTIONS) {
   const resources = lazy(() => open(options));
-  const lifecycle = createLifecycle(resources, options.log ?? logToConsole);
+  const log = options.log ?? logToConsole;
+  const lifecycle = createLifecycle(resources, log);
 
-  /** @param {string} token */
-  const acceptsToken = (token) => lifecycle.use().configuration.acceptsToken(token);
+  /** @type {import('./handler.js').Receiver} */
+  const receiver = {
+    acceptsToken: (token) => lifecycle.use().configuration.acceptsToken(token),
+    executeForeign: createForeignDeliveries((queueName, data, sendOptions) =>
+      push(lifecycle.use().driver, queueName, data, sendOptions),
+    ),
+  };
 
   const storage = createStorage(() => lifecycle.use().core);
   const queue = createQueue(() => lifecycle.use().driver);
@@ -46,14 +55,14 @@ export function createWorld(options = NO_OPTIONS) {
     events: { ...storage.events, create: createEvent(storage, queue) },
     ...createStreamer(() => lifecycle.use().core),
     queue,
-    createQueueHandler: createQueueHandlerFactory((token) =>
-      (options === NO_OPTIONS ? authority(acceptsToken) : acceptsToken)(token),
+    createQueueHandler: createQueueHandlerFactory(() =>
+      options === NO_OPTIONS ? authority(receiver) : receiver,
     ),
     getDeploymentId: async () => DEPLOYMENT_ID,
     /** @returns {Promise<void>} */
     async start() {
       await lifecycle.start();
-      register(world);
+      register(world, log);
     },
     async close() {
       try {
@@ -62,7 +71,8 @@ export function createWorld(options = NO_OPTIONS) {
         unregister(world);
       }
     },
-    [ACCEPTS_TOKEN]: acceptsToken,
+    health: createHealth(lifecycle),
+    [RECEIVER]: receiver,
   };
   return world;
 }
@@ -89,11 +99,29 @@ function createEvent(storage, queue) {
 function open(options) {
   const configuration = configure(options);
   const core = shareCore(configuration, options.log);
-  /** @type {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }} */
-  const driver = (options.queueFactory ?? createPgBossHttpProxyQueue)();
+  const driver = createDriver(options.queueFactory ?? createPgBossHttpProxyQueue);
   // A driver of ours that was given no connection or token of its own takes those of this World.
   driver[BIND]?.(options);
   return { configuration, core, driver };
+}
+
+/**
+ * @param {() => unknown} factory
+ * @returns {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }}
+ */
+function createDriver(factory) {
+  const driver = /** @type {any} */ (factory());
+  const missing = ['pushStep', 'pushFlow', 'start'].filter(
+    (name) => typeof Object(driver)[name] !== 'function',
+  );
+  if (missing.length === 0) return driver;
+  const what = driver instanceof Promise ? 'a promise of a driver, not' : 'something else than';
+  throw worldError({
+    name: 'WorkflowWorldError',
+    status: 500,
+    code: 'CONFIGURATION',
+    message: `queueFactory returned ${what} a QueueDriver: it lacks ${missing.join(', ')}`,
+  });
 }
 
 /**
@@ -147,6 +175,7 @@ function createLifecycle(resources, log) {
 
   return {
     use,
+    isStarted: () => keepAlive !== undefined && !closing,
     start() {
       if (closing) return Promise.reject(closedError());
       started ??= start().catch((error) => {
@@ -175,10 +204,17 @@ function closedError() {
  * Makes a started World the one that the SDK uses, so that `queue()` calls reach its driver, unless
  * the SDK was told to use another package's.
  * @param {object} world
+ * @param {(line: import('../index.js').LogLine) => void} log
  */
-function register(world) {
+function register(world, log) {
   const target = process.env.WORKFLOW_TARGET_WORLD;
-  if (target && target !== PACKAGE && !target.startsWith(`${PACKAGE}/`)) return;
+  if (target && target !== PACKAGE && !target.startsWith(`${PACKAGE}/`)) {
+    log({
+      level: 'warn',
+      message: `This World works, but the SDK uses another one: WORKFLOW_TARGET_WORLD is ${JSON.stringify(target)}, not ${JSON.stringify(PACKAGE)}`,
+    });
+    return;
+  }
   for (const symbol of SDK_WORLDS) Reflect.set(globalThis, symbol, world);
 }
 
@@ -190,13 +226,14 @@ function unregister(world) {
 }
 
 /**
- * Who decides about a delivery to a World without options: the one that was started, if it is one of
- * ours. The SDK makes its handlers from such a World, while the started one may know another token.
- * @param {(token: string) => boolean} self
+ * Who receives the deliveries to a World without options: the one that was started, if it is one of
+ * ours. The SDK makes its handlers from such a World, while the started one may know another token
+ * and have another queue.
+ * @param {import('./handler.js').Receiver} self
+ * @returns {import('./handler.js').Receiver}
  */
 function authority(self) {
-  const registered = Reflect.get(globalThis, SDK_WORLDS[0]);
-  return registered?.[ACCEPTS_TOKEN] ?? self;
+  return Reflect.get(globalThis, SDK_WORLDS[0])?.[RECEIVER] ?? self;
 }
 
 /**

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// firewall may have cut it, and a statement sent into the void must not fail its caller.
 const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Who asks for health wants an answer soon.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const APPLICATION_NAME: &str = "workflow-world-postgres";
 
@@ -93,6 +95,20 @@ impl Database {
 
     pub async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
         self.told(self.pool.acquire().await).await
+    }
+
+    /// How long a round trip takes.
+    pub async fn ping(&self) -> Result<Duration> {
+        let start = Instant::now();
+        let answer = timeout(HEALTH_TIMEOUT, async {
+            let mut connection = self.pool.acquire().await?;
+            connection.ping().await
+        });
+        match answer.await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(Error::Unavailable("no answer within 3 s".to_owned())),
+        }
+        Ok(start.elapsed())
     }
 
     /// A statement is parsed in one exchange and executed in the next. Between two transactions a

@@ -8,6 +8,7 @@ mod bytes;
 mod configuration;
 mod core;
 mod log;
+mod proxy;
 mod queue;
 mod streams;
 

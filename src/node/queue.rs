@@ -1,21 +1,23 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Buffer, block_on};
+use napi::bindgen_prelude::block_on;
 use napi_derive::napi;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::bytes::Bytes;
 use super::configuration::Configuration;
 use super::core::Core;
+use super::proxy::{EntrypointFunction, FunctionProxy};
 use super::to_js;
 use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::proxy::HttpProxy;
-use crate::queue::{self, Delivery, Kind, Message};
+use crate::queue::{self, Deliver, Delivery, Kind, Message};
+use crate::storage::reply::to_json;
 
 /// `MessageData` without its bytes; headers as a JSON object.
 #[napi(object, object_to_js = false)]
@@ -31,6 +33,12 @@ pub struct MessageRequest {
 }
 
 impl MessageRequest {
+    pub(super) fn into_delivery(self, body: Bytes, attempt: u32) -> Result<Delivery> {
+        let Message { kind, id, queue_name, idempotency_key, message_id, body, headers, .. } =
+            self.into_message(body)?;
+        Ok(Delivery { kind, id, queue_name, idempotency_key, message_id, attempt, body, headers })
+    }
+
     fn into_message(self, body: Bytes) -> Result<Message> {
         Ok(Message {
             kind: match self.kind.as_str() {
@@ -56,12 +64,14 @@ fn headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
     Ok(headers.into_iter().collect())
 }
 
-/// The built-in driver: pg-boss jobs, delivered over HTTP.
+/// The built-in driver: pg-boss jobs, delivered over HTTP or to functions of this process.
 #[napi]
 pub struct PgBossQueue {
     queue: Arc<queue::PgBossQueue>,
     target: Target,
     tokens: Tokens,
+    /// Set by the first start.
+    deliver: OnceLock<Arc<dyn Deliver>>,
 }
 
 #[napi]
@@ -75,6 +85,7 @@ impl PgBossQueue {
             queue: queue::PgBossQueue::new(database, config.queue.clone(), Arc::clone(&core.log)),
             target: config.target.clone(),
             tokens: config.tokens.clone(),
+            deliver: OnceLock::new(),
         }
     }
 
@@ -89,10 +100,30 @@ impl PgBossQueue {
         self.queue.push(message).await.map_err(to_js)
     }
 
+    /// Delivers to `entrypoint`, or else over HTTP.
     #[napi]
-    pub async fn start(&self) -> napi::Result<()> {
-        let proxy = HttpProxy::new(&self.target, &self.tokens).map_err(to_js)?;
-        self.queue.start(Arc::new(proxy)).await.map_err(to_js)
+    pub async fn start(&self, entrypoint: Option<EntrypointFunction>) -> napi::Result<()> {
+        let deliver: Arc<dyn Deliver> = match entrypoint {
+            Some(entrypoint) => Arc::new(FunctionProxy::new(entrypoint, &self.tokens).map_err(to_js)?),
+            None => Arc::new(HttpProxy::new(&self.target, &self.tokens).map_err(to_js)?),
+        };
+        let deliver = self.deliver.get_or_init(|| deliver);
+        self.queue.start(Arc::clone(deliver)).await.map_err(to_js)
+    }
+
+    /// JSON of [`Health`].
+    #[napi]
+    pub async fn health(&self) -> napi::Result<String> {
+        let target_reachable = match self.deliver.get() {
+            Some(deliver) => Some(deliver.ready().await),
+            None => None,
+        };
+        let health = Health {
+            target_reachable,
+            oldest_due_ms: self.queue.oldest_due_ms().await.map_err(to_js)?,
+            worker: self.queue.health(),
+        };
+        to_json(&health).map_err(to_js)
     }
 
     /// Lets running deliveries finish for up to `limitMs`, then hands the rest back.
@@ -111,55 +142,11 @@ impl PgBossQueue {
     }
 }
 
-/// Executes messages by HTTP, for a queue of the user's own.
-#[napi(js_name = "HttpProxy")]
-pub struct NodeHttpProxy {
-    proxy: HttpProxy,
-}
-
-#[napi(object, object_from_js = false)]
-pub struct ProxyAnswer {
-    pub status: u32,
-    /// JSON of `[name, value]` pairs.
-    pub headers: String,
-    pub body: Buffer,
-}
-
-#[napi]
-impl NodeHttpProxy {
-    #[napi(constructor, catch_unwind)]
-    pub fn new(configuration: &Configuration) -> napi::Result<Self> {
-        let config = &configuration.config;
-        let proxy = HttpProxy::new(&config.target, &config.tokens).map_err(to_js)?;
-        Ok(Self { proxy })
-    }
-
-    #[napi]
-    pub async fn send(
-        &self,
-        message: MessageRequest,
-        #[napi(ts_arg_type = "Uint8Array")] body: Bytes,
-        attempt: u32,
-    ) -> napi::Result<ProxyAnswer> {
-        let message = message.into_message(body).map_err(to_js)?;
-        let delivery = Delivery {
-            kind: message.kind,
-            id: message.id,
-            queue_name: message.queue_name,
-            idempotency_key: message.idempotency_key,
-            message_id: message.message_id,
-            attempt,
-            body: message.body,
-            headers: message.headers,
-        };
-        let answer = self.proxy.proxy(&delivery).await.map_err(to_js)?;
-        Ok(ProxyAnswer {
-            status: answer.status.into(),
-            headers: Value::from_iter(
-                answer.headers.into_iter().map(|(name, value)| Value::from_iter([name, value])),
-            )
-            .to_string(),
-            body: answer.body.into(),
-        })
-    }
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    /// `None` where no worker was started here.
+    target_reachable: Option<bool>,
+    oldest_due_ms: Option<i64>,
+    worker: Option<queue::Health>,
 }

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::{Host, Url};
 
-use crate::auth::{TOKEN_HEADER, Tokens};
+use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
@@ -24,29 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Finds a peer that is gone without a word while a step runs for hours.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-const LONGEST_EXCERPT: usize = 500;
 /// An answer is a few bytes of JSON; more than this is not read.
 const LONGEST_ANSWER: usize = 64 * 1024;
-
-const QUEUE_NAME: &str = "x-vqs-queue-name";
-const MESSAGE_ID: &str = "x-vqs-message-id";
-const ATTEMPT: &str = "x-vqs-message-attempt";
-/// Whoever enqueues a message cannot set these: they are ours, or the connection's.
-const RESERVED: [&str; 10] = [
-    QUEUE_NAME,
-    MESSAGE_ID,
-    ATTEMPT,
-    TOKEN_HEADER,
-    "content-type",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "host",
-    "expect",
-];
-
-/// Everything that is not visible ASCII, and the escape itself; the handler decodes.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 #[derive(Clone)]
 pub struct HttpProxy {
@@ -55,6 +32,8 @@ pub struct HttpProxy {
     base_url: Arc<str>,
     token: HeaderValue,
     probed: bool,
+    /// For deliveries of a queue that is not ours.
+    foreign: bool,
 }
 
 /// An answer as it came.
@@ -63,12 +42,6 @@ pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer {
-    timeout_seconds: Option<f64>,
 }
 
 impl HttpProxy {
@@ -89,17 +62,20 @@ impl HttpProxy {
         let client = client.build().map_err(|error| {
             Error::Configuration(format!("No HTTP client could be made: {}", describe(&error)))
         })?;
-        let mut token = HeaderValue::from_str(tokens.first())
-            .map_err(|_| Error::Configuration("The security token cannot be sent in a header".to_owned()))?;
-        token.set_sensitive(true);
         Ok(Self {
             client,
             base_url: target.base_url.trim_end_matches('/').into(),
             base: Arc::new(base),
-            token,
+            token: super::token(tokens)?,
             // Behind a proxy, a direct connection says nothing.
             probed: local || !has_system_proxy(),
+            foreign: false,
         })
+    }
+
+    /// The same for a queue of the user's own.
+    pub fn for_foreign_queue(target: &Target, tokens: &Tokens) -> Result<Self> {
+        Self::new(target, tokens).map(|proxy| Self { foreign: true, ..proxy })
     }
 
     /// Sends a message and returns the answer as it is.
@@ -125,32 +101,10 @@ impl HttpProxy {
         };
         self.client
             .post(format!("{}/.well-known/workflow/v1/{route}", self.base_url))
-            .headers(self.headers(delivery))
+            .headers(super::headers(delivery, self.token.clone(), self.foreign))
             .body(delivery.body.clone())
             .send()
             .await
-    }
-
-    fn headers(&self, delivery: &Delivery) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &delivery.headers {
-            let name = name.to_ascii_lowercase();
-            if !RESERVED.contains(&name.as_str())
-                && let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value))
-            {
-                headers.insert(name, value);
-            }
-        }
-        let escaped = |text: &str| {
-            HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
-                .unwrap_or_else(|_| HeaderValue::from_static(""))
-        };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(QUEUE_NAME, escaped(&delivery.queue_name));
-        headers.insert(MESSAGE_ID, escaped(&delivery.message_id));
-        headers.insert(ATTEMPT, HeaderValue::from(delivery.attempt));
-        headers.insert(TOKEN_HEADER, self.token.clone());
-        headers
     }
 
     async fn outcome(self, delivery: Delivery) -> Outcome {
@@ -173,15 +127,8 @@ impl HttpProxy {
                 break;
             }
         }
-        let delay = serde_json::from_slice::<Answer>(&body)
-            .ok()
-            .and_then(|answer| answer.timeout_seconds)
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        match (status.as_u16(), delay) {
-            // 503 is how the handlers of custom queues may say it.
-            (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
-            (200..300, None) => Outcome::Done,
-            (300..400, _) => Outcome::Failed {
+        if status.is_redirection() {
+            return Outcome::Failed {
                 error: format!(
                     "{} answered {status}, a redirect to {}. Workflow routes must answer themselves: set \
                      WORKFLOW_POSTGRES_APP_URL to the final address, and keep middleware away from \
@@ -189,11 +136,9 @@ impl HttpProxy {
                     self.base_url,
                     location.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("nowhere"),
                 ),
-            },
-            _ => {
-                Outcome::Failed { error: format!("{} answered {status}: {}", self.base_url, excerpt(&body)) }
-            }
+            };
         }
+        super::outcome(&self.base_url, status.as_u16(), &body)
     }
 
     async fn accepts_connections(self) -> bool {
@@ -251,9 +196,4 @@ fn describe(error: &reqwest::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_EXCERPT * 4)]);
-    text.trim().chars().take(LONGEST_EXCERPT).collect()
 }

@@ -91,6 +91,11 @@ impl PgBossQueue {
         self.worker().map(|worker| worker.health())
     }
 
+    /// How long the message that has waited longest has been due; `None` where none waits.
+    pub async fn oldest_due_ms(&self) -> Result<Option<i64>> {
+        self.store.oldest_due_ms().await
+    }
+
     /// What all processes have before them.
     pub async fn depth(&self) -> Result<Vec<Depth>> {
         self.store.depth().await

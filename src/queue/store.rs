@@ -189,6 +189,7 @@ pub struct Store {
     rescued: Statement,
     purge: Statement,
     depth: Statement,
+    oldest: Statement,
 }
 
 impl Store {
@@ -205,6 +206,7 @@ impl Store {
             rescued: database.render(include_str!("sql/rescued.sql")),
             purge: database.render(include_str!("sql/purge.sql")),
             depth: database.render(include_str!("sql/depth.sql")),
+            oldest: database.render(include_str!("sql/oldest.sql")),
             database,
         }
     }
@@ -384,6 +386,17 @@ impl Store {
         let query =
             self.database.query(&self.purge).bind(self.queues.flows.clone()).bind(self.queues.steps.clone());
         Ok(self.database.execute_once(query).await?.rows_affected())
+    }
+
+    /// How long the job that has waited longest has been due.
+    pub async fn oldest_due_ms(&self) -> Result<Option<i64>> {
+        let query = || {
+            self.database.query(&self.oldest).bind(self.queues.flows.clone()).bind(self.queues.steps.clone())
+        };
+        match self.database.fetch_all(query).await?.first() {
+            Some(row) => Ok(row.try_get(0)?),
+            None => Ok(None),
+        }
     }
 
     pub async fn depth(&self) -> Result<Vec<Depth>> {

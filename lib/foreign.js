@@ -1,0 +1,111 @@
+import { asksForTime } from './handler.js';
+import { MessageBody, NOT_BEFORE_HEADER } from './messages.js';
+
+/** What came early is held for so long, then sent again. A slot of the user's consumer is taken meanwhile. */
+const LONGEST_HOLD_MS = 1_000;
+/** A timer serves a wait that ends so much earlier: the SDK asks for whole seconds. */
+const TOLERANCE_MS = 1_000;
+/** Of so many timers, those whose time has come are forgotten. */
+const MANY_TIMERS = 1_000;
+/** What a step's message carries from the SDK. */
+const TRACE_HEADERS = ['traceparent', 'tracestate'];
+
+/**
+ * @typedef {import('./handler.js').Delivery} Delivery
+ * @typedef {(queueName: string, data: Uint8Array, options: { headers: Record<string, string>, delaySeconds: number }) => Promise<unknown>} Send
+ */
+
+/**
+ * Executes what a queue of the user's own delivers. Such a queue keeps no leases and knows no waits:
+ *
+ * - a wait becomes a fresh delayed message. Fresh, because the one at hand is being delivered, and a
+ *   queue that drops repeated keys would drop it;
+ * - what arrives before its time, from a queue that ignores or caps delays, is sent again;
+ * - simultaneous deliveries of one step, from a queue that duplicates, share one execution.
+ * @param {Send} send
+ */
+export function createForeignDeliveries(send) {
+  /** @type {Map<string, Promise<void>>} */
+  const executions = new Map();
+  /** When runs and steps will be delivered again. @type {Map<string, number>} */
+  const timers = new Map();
+
+  /**
+   * @param {Delivery} delivery
+   * @param {number} dueMs
+   */
+  const sendAgain = ({ body, headers, meta }, dueMs) =>
+    send(meta.queueName, new MessageBody(body), {
+      headers: traceOf(headers),
+      delaySeconds: Math.max(0, dueMs - Date.now()) / 1000,
+    });
+
+  /**
+   * @param {Delivery} delivery
+   * @param {string} subject
+   * @param {number} timeoutSeconds
+   */
+  async function wait(delivery, subject, timeoutSeconds) {
+    const now = Date.now();
+    const due = now + timeoutSeconds * 1000;
+    const timer = timers.get(subject) ?? 0;
+    // Each replay of a sleeping run asks for the same wake: one is enough.
+    if (timer > now && timer <= due + TOLERANCE_MS) return;
+    await sendAgain(delivery, due);
+    timers.set(subject, due);
+    if (timers.size < MANY_TIMERS) return;
+    for (const [other, otherDue] of timers) if (otherDue < now) timers.delete(other);
+  }
+
+  /**
+   * @param {Delivery} delivery
+   * @param {string} subject
+   * @param {import('./handler.js').Handler} handler
+   */
+  async function execute(delivery, subject, handler) {
+    const result = await handler(delivery.message, delivery.meta);
+    if (asksForTime(result)) await wait(delivery, subject, result.timeoutSeconds);
+  }
+
+  /**
+   * @param {Delivery} delivery
+   * @param {import('./handler.js').Handler} handler
+   */
+  return async function executeForeign(delivery, handler) {
+    const notBefore = Number(delivery.headers.get(NOT_BEFORE_HEADER) ?? 0);
+    const early = notBefore - Date.now();
+    if (early > 0) await pause(Math.min(early, LONGEST_HOLD_MS));
+    if (early > LONGEST_HOLD_MS) {
+      await sendAgain(delivery, notBefore);
+      return;
+    }
+    const { runId, stepId } = /** @type {Record<string, unknown>} */ (Object(delivery.message));
+    const subject = String(stepId ?? runId ?? delivery.meta.messageId);
+    if (stepId === undefined) return execute(delivery, subject, handler);
+
+    const running = executions.get(subject) ?? execute(delivery, subject, handler);
+    executions.set(subject, running);
+    try {
+      await running;
+    } finally {
+      if (executions.get(subject) === running) executions.delete(subject);
+    }
+  };
+}
+
+/** @param {number} ms */
+function pause(ms) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+}
+
+/** @param {Headers} headers */
+function traceOf(headers) {
+  return Object.fromEntries(
+    TRACE_HEADERS.flatMap((name) => {
+      const value = headers.get(name);
+      return value === null ? [] : [[name, value]];
+    }),
+  );
+}
