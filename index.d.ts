@@ -269,3 +269,9 @@ export interface FunctionProxyOptions extends Entrypoints {
 
 /** Executes messages by functions of this process: for a queue of your own. */
 export function createFunctionProxy(options: FunctionProxyOptions): WkfProxy;
+
+/**
+ * The tables as Drizzle objects, for queries of your own: see `@workflow/world-postgres/schema`, which has
+ * more. `drizzle-orm` is loaded when one of these is first touched.
+ */
+export { events, hooks, runs, steps, streams } from './schema.js';

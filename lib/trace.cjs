@@ -10,8 +10,13 @@ exports.trace = () => {
   readFileSync(join(__dirname, '../index.js'));
   readFileSync(join(__dirname, './configuration.js'));
   readFileSync(join(__dirname, './core.js'));
+  readFileSync(join(__dirname, './drizzle.js'));
+  readFileSync(join(__dirname, './entrypoints.js'));
   readFileSync(join(__dirname, './errors.js'));
   readFileSync(join(__dirname, './events.js'));
+  readFileSync(join(__dirname, './foreign.js'));
+  readFileSync(join(__dirname, './handler.js'));
+  readFileSync(join(__dirname, './health.js'));
   readFileSync(join(__dirname, './input.js'));
   readFileSync(join(__dirname, './log.js'));
   readFileSync(join(__dirname, './messages.js'));
@@ -22,6 +27,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './shared.js'));
   readFileSync(join(__dirname, './storage.js'));
   readFileSync(join(__dirname, './streams.js'));
+  readFileSync(join(__dirname, './tables.js'));
   readFileSync(join(__dirname, './trace.cjs'));
   readFileSync(join(__dirname, './world.js'));
   readFileSync(join(__dirname, '../native/index.cjs'));
