@@ -34,7 +34,7 @@ const NO_OPTIONS = Object.freeze({});
 export function createWorld(options = NO_OPTIONS) {
   const resources = lazy(() => open(options));
   const log = options.log ?? logToConsole;
-  const lifecycle = createLifecycle(resources, log);
+  const lifecycle = createLifecycle(resources, log, () => register(world, log));
 
   /** @type {import('./handler.js').Receiver} */
   const receiver = {
@@ -59,18 +59,8 @@ export function createWorld(options = NO_OPTIONS) {
       options === NO_OPTIONS ? authority(receiver) : receiver,
     ),
     getDeploymentId: async () => DEPLOYMENT_ID,
-    /** @returns {Promise<void>} */
-    async start() {
-      await lifecycle.start();
-      register(world, log);
-    },
-    async close() {
-      try {
-        await lifecycle.close();
-      } finally {
-        unregister(world);
-      }
-    },
+    start: lifecycle.start,
+    close: lifecycle.close,
     health: createHealth(lifecycle),
     [RECEIVER]: receiver,
   };
@@ -127,8 +117,9 @@ function createDriver(factory) {
 /**
  * @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources
  * @param {(line: import('../index.js').LogLine) => void} log
+ * @param {() => () => void} announce makes the World the SDK's; returns what undoes that
  */
-function createLifecycle(resources, log) {
+function createLifecycle(resources, log, announce) {
   /** @type {Promise<void> | undefined} */
   let started;
   /** @type {Promise<void> | undefined} */
@@ -136,6 +127,7 @@ function createLifecycle(resources, log) {
   let closed = false;
   /** @type {NodeJS.Timeout | undefined} */
   let keepAlive;
+  let withdraw = () => {};
 
   function use() {
     if (closed) throw closedError();
@@ -153,6 +145,8 @@ function createLifecycle(resources, log) {
           'WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: whoever reaches this app can execute workflow steps. Production refuses to start without it.',
       });
     }
+    // Before anything takes its time: what the app sends meanwhile belongs to this World already.
+    withdraw = announce();
     await call(core.check());
     await driver.start();
     // The core's threads do not hold Node's event loop; a started World does, until closed.
@@ -168,6 +162,7 @@ function createLifecycle(resources, log) {
       await opened?.driver.close?.();
     } finally {
       closed = true;
+      withdraw();
       clearInterval(keepAlive);
       await opened?.core.release();
     }
@@ -176,14 +171,17 @@ function createLifecycle(resources, log) {
   return {
     use,
     isStarted: () => keepAlive !== undefined && !closing,
+    /** @returns {Promise<void>} */
     start() {
       if (closing) return Promise.reject(closedError());
       started ??= start().catch((error) => {
         started = undefined;
+        withdraw();
         throw error;
       });
       return started;
     },
+    /** @returns {Promise<void>} */
     close() {
       closing ??= close();
       return closing;
@@ -201,28 +199,28 @@ function closedError() {
 }
 
 /**
- * Makes a started World the one that the SDK uses, so that `queue()` calls reach its driver, unless
- * the SDK was told to use another package's.
+ * Makes a World the one that the SDK uses, so that `queue()` calls reach its driver, unless the SDK
+ * was told to use another package's.
  * @param {object} world
  * @param {(line: import('../index.js').LogLine) => void} log
  */
 function register(world, log) {
   const target = process.env.WORKFLOW_TARGET_WORLD;
+  // A module of the app may have made this World for the SDK.
+  if (Reflect.get(globalThis, SDK_WORLDS[0]) === world) return () => {};
   if (target && target !== PACKAGE && !target.startsWith(`${PACKAGE}/`)) {
     log({
       level: 'warn',
-      message: `This World works, but the SDK uses another one: WORKFLOW_TARGET_WORLD is ${JSON.stringify(target)}, not ${JSON.stringify(PACKAGE)}`,
+      message: `The SDK uses another World than this one: WORKFLOW_TARGET_WORLD is ${JSON.stringify(target)}, not ${JSON.stringify(PACKAGE)}`,
     });
-    return;
+    return () => {};
   }
   for (const symbol of SDK_WORLDS) Reflect.set(globalThis, symbol, world);
-}
-
-/** @param {object} world */
-function unregister(world) {
-  for (const symbol of SDK_WORLDS) {
-    if (Reflect.get(globalThis, symbol) === world) Reflect.deleteProperty(globalThis, symbol);
-  }
+  return () => {
+    for (const symbol of SDK_WORLDS) {
+      if (Reflect.get(globalThis, symbol) === world) Reflect.deleteProperty(globalThis, symbol);
+    }
+  };
 }
 
 /**
