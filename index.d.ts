@@ -51,6 +51,12 @@ export interface PostgresWorldConfig {
   streamFlushIntervalMs?: number;
   /** Part of the SDK's queue names. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none. */
   namespace?: string;
+  /**
+   * Whether SIGTERM and SIGINT close a started World before they end the process: for a worker process
+   * that has no signal handling of its own. A second signal ends it at once. Default: false, for an app
+   * knows best how it wants to end.
+   */
+  closeOnSignals?: boolean;
   /** Receives what is worth telling. Default: `console`, without the debug lines. */
   log?: (line: LogLine) => void;
 }

@@ -25,6 +25,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './proxies.js'));
   readFileSync(join(__dirname, './queue.js'));
   readFileSync(join(__dirname, './shared.js'));
+  readFileSync(join(__dirname, './signals.js'));
   readFileSync(join(__dirname, './storage.js'));
   readFileSync(join(__dirname, './streams.js'));
   readFileSync(join(__dirname, './tables.js'));

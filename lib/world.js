@@ -7,6 +7,7 @@ import { createHealth } from './health.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
 import { createQueue, push } from './queue.js';
+import { closeOnSignals } from './signals.js';
 import { createStorage } from './storage.js';
 import { createStreamer } from './streams.js';
 
@@ -34,7 +35,14 @@ const NO_OPTIONS = Object.freeze({});
 export function createWorld(options = NO_OPTIONS) {
   const resources = lazy(() => open(options));
   const log = options.log ?? logToConsole;
-  const lifecycle = createLifecycle(resources, log, () => register(world, log));
+  const lifecycle = createLifecycle(resources, log, () => {
+    const unregister = register(world, log);
+    const ignoreSignals = options.closeOnSignals ? closeOnSignals(lifecycle.close) : undefined;
+    return () => {
+      unregister();
+      ignoreSignals?.();
+    };
+  });
 
   /** @type {import('./handler.js').Receiver} */
   const receiver = {
@@ -117,7 +125,7 @@ function createDriver(factory) {
 /**
  * @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources
  * @param {(line: import('../index.js').LogLine) => void} log
- * @param {() => () => void} announce makes the World the SDK's; returns what undoes that
+ * @param {() => () => void} announce tells the process of the World; returns what undoes that
  */
 function createLifecycle(resources, log, announce) {
   /** @type {Promise<void> | undefined} */
