@@ -10,7 +10,8 @@ const BASE = 'http://localhost/.well-known/workflow/v1';
  * The functions behind the SDK's generated routes. An SDK with a single route takes steps there too.
  * @param {{ stepEntrypoint?: Entrypoint, workflowEntrypoint: Entrypoint }} options
  */
-export function createEntrypoints({ stepEntrypoint, workflowEntrypoint }) {
+export function createEntrypoints(options) {
+  const { stepEntrypoint, workflowEntrypoint } = Object(options);
   const flow = handlerOf('workflowEntrypoint', workflowEntrypoint);
   const step = stepEntrypoint === undefined ? flow : handlerOf('stepEntrypoint', stepEntrypoint);
 
@@ -51,8 +52,33 @@ function handlerOf(option, entrypoint) {
 /**
  * Not `instanceof`: frameworks bring Response classes of their own.
  * @param {unknown} value
+ * @returns {value is Response}
  */
 function isResponse(value) {
-  const { status, text } = /** @type {Record<string, unknown>} */ (Object(value));
-  return Number.isInteger(status) && typeof text === 'function';
+  const { status, body, clone } = /** @type {Record<string, any>} */ (Object(value));
+  return (
+    Number.isInteger(status) &&
+    typeof clone === 'function' &&
+    (body === null || typeof body?.getReader === 'function')
+  );
+}
+
+/**
+ * The beginning of an answer, of which only a few bytes mean anything. Fails where its body does.
+ * @param {Response} response
+ * @param {number} limit in bytes
+ */
+export async function readStart(response, limit) {
+  if (!response.body) return '';
+  const chunks = [];
+  let length = 0;
+  // Leaving the loop cancels the rest.
+  for await (const chunk of /** @type {AsyncIterable<Uint8Array>} */ (
+    /** @type {unknown} */ (response.body)
+  )) {
+    chunks.push(chunk);
+    length += chunk.byteLength;
+    if (length >= limit) break;
+  }
+  return Buffer.concat(chunks).toString('utf8', 0, limit);
 }

@@ -47,6 +47,18 @@ export function callSync(operation) {
   }
 }
 
+/**
+ * Whatever was thrown: not everything can be turned into a string.
+ * @param {unknown} thrown
+ */
+export function describe(thrown) {
+  try {
+    return String(thrown);
+  } catch {
+    return `a thrown ${typeof thrown}`;
+  }
+}
+
 /** @param {unknown} error */
 function fromCore(error) {
   const text = error instanceof Error ? error.message : String(error);

@@ -1,4 +1,4 @@
-import { invalid, worldError } from './errors.js';
+import { describe, invalid, worldError } from './errors.js';
 import { decodeBody, parseQueueName } from './messages.js';
 
 const TOKEN_HEADER = 'x-workflow-secret';
@@ -50,7 +50,7 @@ export function createQueueHandlerFactory(receiver) {
           asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds } : { ok: true },
         );
       } catch (error) {
-        return json(500, String(error));
+        return json(500, describe(error));
       }
     };
   };

@@ -1,7 +1,8 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
-import { createEntrypoints } from './entrypoints.js';
-import { call, callSync } from './errors.js';
+import { createEntrypoints, readStart } from './entrypoints.js';
+import { call, callSync, describe } from './errors.js';
+import { addExitTask, removeExitTask } from './exit.js';
 import { logToConsole } from './log.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
@@ -43,10 +44,9 @@ export function createPgBossFunctionProxyQueue(options) {
     try {
       const route = kind === 'step' ? 'step' : 'flow';
       const response = await invoke(route, JSON.parse(headers), body);
-      const text = await response.text();
-      return { status: response.status, body: text.slice(0, LONGEST_ANSWER) };
+      return { status: response.status, body: await readStart(response, LONGEST_ANSWER) };
     } catch (error) {
-      return { status: 500, body: String(error) };
+      return { status: 500, body: describe(error) };
     }
   });
 }
@@ -60,14 +60,13 @@ function createDriver(options, entrypoint) {
   let inherited = {};
   /** @type {ReturnType<typeof open> | undefined} */
   let opened;
-  let started = false;
 
   function use() {
     opened ??= open({ ...inherited, ...defined(options) }, entrypoint);
     return { configuration: opened.configuration, queue: opened.queue.value };
   }
 
-  function handBackOnExit() {
+  function handBack() {
     use().queue.handBack(EXIT_MS);
   }
 
@@ -88,15 +87,13 @@ function createDriver(options, entrypoint) {
       callSync(() => configuration.checkStart());
       if (entrypoint) warnOfDevelopment(options.log ?? inherited.log);
       await call(queue.start(entrypoint));
-      if (started) return;
-      started = true;
       // Next ends its process by itself on SIGTERM: its leases must not have to expire.
-      process.once('exit', handBackOnExit);
+      addExitTask(handBack);
     },
     async close() {
       if (!opened) return;
       const { queue, core } = opened;
-      process.off('exit', handBackOnExit);
+      removeExitTask(handBack);
       await queue.release();
       await core.release();
     },

@@ -21,7 +21,8 @@ export function createHttpProxy({ baseUrl, port, securityToken } = {}) {
   return createProxy({ baseUrl, port, securityToken }, async (configuration, delivery) => {
     http ??= callSync(() => new (native().HttpProxy)(configuration));
     const answer = await call(http.send(delivery.request, delivery.body, delivery.attempt));
-    return new Response(new Uint8Array(answer.body), {
+    // A Response of status 204 may not even have an empty body.
+    return new Response(answer.body.length > 0 ? new Uint8Array(answer.body) : null, {
       status: answer.status,
       headers: JSON.parse(answer.headers),
     });
