@@ -1,6 +1,7 @@
 //! Configuration: option > environment > default, in one place.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use url::Url;
@@ -16,6 +17,15 @@ pub const DEFAULT_JOB_PREFIX: &str = "workflow_";
 pub const DEFAULT_CONCURRENCY: u32 = 10;
 pub const DEFAULT_POOL_SIZE: u32 = 10;
 pub const DEFAULT_APP_PORT: u16 = 3000;
+pub const DEFAULT_IDLE_TIMEOUT_SECONDS: u32 = 60;
+
+pub const DEFAULT_QSTASH_URL: &str = "https://qstash.upstash.io";
+/// What every plan allows.
+const DEFAULT_QSTASH_RETRIES: u32 = 3;
+/// QStash's own first pause is 12 s, its second 2.5 min.
+const DEFAULT_QSTASH_RETRY_DELAY: &str = "min(900000, 2000 * pow(5, retried))";
+/// What every plan allows: 7 days.
+const DEFAULT_QSTASH_MAX_DELAY_SECONDS: u32 = 7 * 24 * 60 * 60;
 
 /// What the caller of `createWorld()` or of a queue factory passed. Absent means: see the environment.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -34,6 +44,23 @@ pub struct Options {
     pub base_url: Option<String>,
     pub port: Option<f64>,
     pub namespace: Option<String>,
+    pub listen: Option<bool>,
+    pub idle_timeout_seconds: Option<f64>,
+    /// Present where the queue is QStash.
+    pub qstash: Option<QStashOptions>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QStashOptions {
+    pub token: Option<String>,
+    pub target_url: Option<String>,
+    pub current_signing_key: Option<String>,
+    pub next_signing_key: Option<String>,
+    pub base_url: Option<String>,
+    pub retries: Option<f64>,
+    pub retry_delay: Option<String>,
+    pub max_delay_seconds: Option<f64>,
 }
 
 /// A snapshot of `process.env`, taken on the JavaScript thread.
@@ -45,6 +72,7 @@ pub struct Config {
     pub queue: QueueConfig,
     pub tokens: Tokens,
     pub target: Target,
+    pub qstash: Option<QStashConfig>,
     /// `NODE_ENV=production`.
     pub production: bool,
 }
@@ -59,6 +87,10 @@ pub struct DatabaseConfig {
     pub max_pool_size: u32,
     /// Off for poolers that do not know prepared statements.
     pub statement_cache: bool,
+    /// Off where nothing may hold a connection: readers of streams poll.
+    pub listen: bool,
+    /// How long a connection may rest.
+    pub idle_timeout_seconds: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +107,29 @@ pub struct QueueConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     pub base_url: String,
+}
+
+/// Where messages are published, and who may deliver them.
+#[derive(Clone)]
+pub struct QStashConfig {
+    pub token: String,
+    pub base_url: String,
+    pub destination: Destination,
+    /// The current key, then the next one. Without any, nothing is accepted.
+    pub signing_keys: Vec<String>,
+    pub retries: u32,
+    pub retry_delay: String,
+    /// What the plan allows; longer waits are chained.
+    pub max_delay: Duration,
+}
+
+/// The URL that QStash posts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An app with the SDK's routes.
+    App(String),
+    /// An endpoint of the user's own, which is told the queue by its path.
+    Endpoint(String),
 }
 
 impl Config {
@@ -144,6 +199,14 @@ impl Config {
                         )));
                     }
                 },
+                listen: options.listen.unwrap_or(true),
+                idle_timeout_seconds: number(
+                    "idleTimeoutSeconds",
+                    options.idle_timeout_seconds,
+                    None,
+                    DEFAULT_IDLE_TIMEOUT_SECONDS,
+                    1..=86_400,
+                )?,
             },
             queue: QueueConfig {
                 job_prefix: job_prefix(
@@ -165,6 +228,7 @@ impl Config {
             },
             tokens,
             target: target(options, &env)?,
+            qstash: options.qstash.as_ref().map(|options| qstash(options, &env)).transpose()?,
             production: env("NODE_ENV") == Some("production"),
         })
     }
@@ -195,14 +259,64 @@ fn target<'a>(options: &Options, env: &impl Fn(&str) -> Option<&'a str>) -> Resu
             }
         },
     };
-    let parsed = Url::parse(&base_url)
-        .map_err(|error| Error::Configuration(format!("{name} is not a URL: {error}")))?;
+    Ok(Target { base_url: http_url(name, &base_url)? })
+}
+
+fn qstash<'e>(options: &QStashOptions, env: &impl Fn(&str) -> Option<&'e str>) -> Result<QStashConfig> {
+    let setting = |option: &Option<String>, name| {
+        option.as_deref().filter(|value| !value.is_empty()).or_else(|| env(name)).map(str::to_owned)
+    };
+    let required = |option, variable, name| {
+        setting(option, variable).ok_or_else(|| {
+            Error::Configuration(format!("{variable} (or {name}) is not set: without it there is no queue"))
+        })
+    };
+    let token = required(&options.token, "QSTASH_TOKEN", "qstash.token")?;
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::Configuration(
+            "QSTASH_TOKEN (or qstash.token) may hold visible ASCII characters only".to_owned(),
+        ));
+    }
+    let target = required(&options.target_url, "QSTASH_TARGET_URL", "qstash.targetUrl")?;
+    let target = http_url("QSTASH_TARGET_URL (or qstash.targetUrl)", &target)?;
+    let base_url = setting(&options.base_url, "QSTASH_URL").unwrap_or_else(|| DEFAULT_QSTASH_URL.to_owned());
+    let base_url = http_url("QSTASH_URL (or qstash.baseUrl)", &base_url)?;
+    let signing_keys = [
+        setting(&options.current_signing_key, "QSTASH_CURRENT_SIGNING_KEY"),
+        setting(&options.next_signing_key, "QSTASH_NEXT_SIGNING_KEY"),
+    ];
+    let destination = match target.rsplit('/').next() {
+        Some("queue") => Destination::Endpoint(target),
+        _ => Destination::App(target),
+    };
+    let max_delay_seconds = number(
+        "qstash.maxDelaySeconds",
+        options.max_delay_seconds,
+        None,
+        DEFAULT_QSTASH_MAX_DELAY_SECONDS,
+        1..=u32::MAX,
+    )?;
+    Ok(QStashConfig {
+        token,
+        base_url,
+        destination,
+        signing_keys: signing_keys.into_iter().flatten().collect(),
+        retries: number("qstash.retries", options.retries, None, DEFAULT_QSTASH_RETRIES, 0..=100)?,
+        retry_delay: options.retry_delay.clone().unwrap_or_else(|| DEFAULT_QSTASH_RETRY_DELAY.to_owned()),
+        max_delay: Duration::from_secs(max_delay_seconds.into()),
+    })
+}
+
+/// Without the slashes at its end.
+fn http_url(name: &str, url: &str) -> Result<String> {
+    let parsed =
+        Url::parse(url).map_err(|error| Error::Configuration(format!("{name} is not a URL: {error}")))?;
     if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
         return Err(Error::Configuration(format!(
             "{name} must be an http:// or https:// URL with a host, such as http://localhost:3000"
         )));
     }
-    Ok(Target { base_url: base_url.trim_end_matches('/').to_owned() })
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 fn local_url(port: u32) -> String {

@@ -50,6 +50,12 @@ pub enum Error {
     /// `WorkflowWorldError`, status 503, code `TRANSPORT`: the target of a delivery does not answer.
     #[error("{0}")]
     Unreachable(String),
+    /// `ThrottleError`, status 429: the queue takes no more for a while.
+    #[error("The queue takes no more messages for {retry_after_seconds} s")]
+    Throttled { retry_after_seconds: u64 },
+    /// `WorkflowWorldError`, status 500, code `QUEUE`: the queue refused a message.
+    #[error("{0}")]
+    Queue(String),
     /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
     #[error("PostgreSQL refused a statement: {0}")]
     Database(String),
@@ -91,6 +97,10 @@ impl Error {
                 json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"})
             }
             Self::Contention(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "CONTENTION"}),
+            Self::Throttled { retry_after_seconds } => {
+                json!({"name": "ThrottleError", "status": 429, "retryAfter": retry_after_seconds})
+            }
+            Self::Queue(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "QUEUE"}),
             Self::Database(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "DATABASE"}),
             Self::Closed => json!({"name": "WorkflowWorldError", "status": 500, "code": "CLOSED"}),
         };

@@ -16,5 +16,6 @@ pub mod ids;
 mod node;
 pub mod proxy;
 pub mod queue;
+pub mod signature;
 pub mod storage;
 pub mod streams;

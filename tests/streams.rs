@@ -35,6 +35,8 @@ impl Fixture {
             schema,
             max_pool_size: 4,
             statement_cache: true,
+            listen: true,
+            idle_timeout_seconds: 60,
         };
         let admin = PgConnection::connect(&url).await.expect("TEST_POSTGRES_URL must be reachable");
         let (database, streams) = open(&config);

@@ -25,7 +25,6 @@ const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Who asks for health wants an answer soon.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const APPLICATION_NAME: &str = "workflow-world-postgres";
 
 pub struct Database {
@@ -47,7 +46,7 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(IDLE_TIMEOUT)
+            .idle_timeout(Duration::from_secs(config.idle_timeout_seconds.into()))
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -58,7 +57,7 @@ impl Database {
             .connect_lazy_with(connect_options(&config, &config.url)?);
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
         let notifications = Notifications::new(
-            connect_options(&config, listen_url)?,
+            config.listen.then(|| connect_options(&config, listen_url)).transpose()?,
             pool.clone(),
             Channels::of(&config.schema, &config.queue_schema),
         );

@@ -42,7 +42,7 @@ const fn seconds(count: u64) -> Duration {
 type Warn = Box<dyn Fn(&str) + Send + Sync>;
 
 pub struct Notifications {
-    options: PgConnectOptions,
+    options: Option<PgConnectOptions>,
     sender: PgPool,
     channels: Channels,
     shared: Arc<Shared>,
@@ -89,8 +89,8 @@ pub struct Subscription {
 }
 
 impl Notifications {
-    /// `options`: where to LISTEN. `sender`: the pool of those who notify.
-    pub fn new(options: PgConnectOptions, sender: PgPool, channels: Channels) -> Self {
+    /// `options`: where to LISTEN; without them everybody polls. `sender`: the pool of those who notify.
+    pub fn new(options: Option<PgConnectOptions>, sender: PgPool, channels: Channels) -> Self {
         let shared = Shared {
             topics: Mutex::default(),
             subscribed: Notify::new(),
@@ -128,9 +128,9 @@ impl Notifications {
         self.shared.topics().entry(topic.clone()).or_default().push(Arc::downgrade(&wake));
         self.shared.subscribed.notify_one();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if task.is_none() && !self.shared.is_closed() {
+        if let (None, Some(options), false) = (&*task, &self.options, self.shared.is_closed()) {
             let listener = Listener {
-                options: self.options.clone(),
+                options: options.clone(),
                 sender: self.sender.clone(),
                 channels: self.channels.clone(),
                 shared: Arc::clone(&self.shared),

@@ -1,42 +1,20 @@
-//! Where deliveries go, and what all ways of delivering have in common: the headers of a request and
-//! the meaning of an answer.
+//! Where deliveries go, and what all ways of delivering have in common: who is let in and what an
+//! answer means.
 
 pub mod http;
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 
 use crate::auth::{TOKEN_HEADER, Tokens};
 use crate::error::{Error, Result};
+use crate::queue::headers::FOREIGN;
 use crate::queue::{Delivery, Outcome};
 
 pub use http::{HttpProxy, Response};
 
-const QUEUE_NAME: &str = "x-vqs-queue-name";
-const MESSAGE_ID: &str = "x-vqs-message-id";
-const ATTEMPT: &str = "x-vqs-message-attempt";
-/// Marks deliveries of a queue that is not ours: `lib/handler.js` pushes their waits itself.
-const FOREIGN: &str = "x-workflow-foreign-queue";
-/// Whoever enqueues a message cannot set these: they are ours, or the connection's.
-const RESERVED: [&str; 11] = [
-    QUEUE_NAME,
-    MESSAGE_ID,
-    ATTEMPT,
-    FOREIGN,
-    TOKEN_HEADER,
-    "content-type",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "host",
-    "expect",
-];
-
-/// Everything that is not visible ASCII, and the escape itself; the handler decodes.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 const LONGEST_EXCERPT: usize = 500;
 
 /// The first token as a header that no log shows.
@@ -48,23 +26,7 @@ pub fn token(tokens: &Tokens) -> Result<HeaderValue> {
 }
 
 pub fn headers(delivery: &Delivery, token: HeaderValue, foreign: bool) -> HeaderMap {
-    let escaped = |text: &str| {
-        HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
-            .unwrap_or_else(|_| HeaderValue::from_static(""))
-    };
-    let mut headers: HeaderMap = delivery
-        .headers
-        .iter()
-        .filter(|(name, _)| !RESERVED.contains(&name.to_ascii_lowercase().as_str()))
-        // What a sender made up and HTTP cannot carry is left out.
-        .filter_map(|(name, value)| {
-            Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?))
-        })
-        .collect();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(QUEUE_NAME, escaped(&delivery.queue_name));
-    headers.insert(MESSAGE_ID, escaped(&delivery.message_id));
-    headers.insert(ATTEMPT, HeaderValue::from(delivery.attempt));
+    let mut headers = delivery.headers();
     headers.insert(TOKEN_HEADER, token);
     if foreign {
         headers.insert(FOREIGN, HeaderValue::from_static("1"));

@@ -2,9 +2,11 @@
 //!
 //! It knows no proxies: who starts a worker says how to [`Deliver`].
 
+pub mod headers;
 pub mod message;
 mod pace;
 pub mod pgboss;
+pub mod qstash;
 mod store;
 mod timing;
 mod worker;
@@ -16,6 +18,7 @@ use futures_util::future::BoxFuture;
 
 pub use message::{Delivery, Message};
 pub use pgboss::PgBossQueue;
+pub use qstash::QStash;
 pub use worker::Health;
 
 /// Flows are replays of a run, steps execute user code; each kind has its own queue and its own slots,

@@ -26,7 +26,7 @@ impl Fixture {
         let application = format!("test-{:016x}", rand::random::<u64>());
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options());
         let notifications = Notifications::new(
-            listen.application_name(&application),
+            Some(listen.application_name(&application)),
             pool.clone(),
             Channels::of(&application, &application),
         );

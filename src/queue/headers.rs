@@ -1,0 +1,54 @@
+//! The headers by which a delivery says what it is (`createQueueHandler` of the SDK's Worlds).
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use super::Delivery;
+use crate::auth::TOKEN_HEADER;
+
+const QUEUE_NAME: &str = "x-vqs-queue-name";
+const MESSAGE_ID: &str = "x-vqs-message-id";
+const ATTEMPT: &str = "x-vqs-message-attempt";
+/// Marks deliveries of a queue that is not ours: `lib/handler.js` pushes their waits itself.
+pub const FOREIGN: &str = "x-workflow-foreign-queue";
+/// Whoever enqueues a message cannot set these: they are ours, or the connection's.
+const RESERVED: [&str; 11] = [
+    QUEUE_NAME,
+    MESSAGE_ID,
+    ATTEMPT,
+    FOREIGN,
+    TOKEN_HEADER,
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "host",
+    "expect",
+];
+
+/// Everything that is not visible ASCII, and the escape itself; the handler decodes.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+impl Delivery {
+    /// Without anything that lets the delivery in.
+    pub fn headers(&self) -> HeaderMap {
+        let escaped = |text: &str| {
+            HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
+                .unwrap_or_else(|_| HeaderValue::from_static(""))
+        };
+        let mut headers: HeaderMap = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !RESERVED.contains(&name.to_ascii_lowercase().as_str()))
+            // What a sender made up and HTTP cannot carry is left out.
+            .filter_map(|(name, value)| {
+                Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?))
+            })
+            .collect();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(QUEUE_NAME, escaped(&self.queue_name));
+        headers.insert(MESSAGE_ID, escaped(&self.message_id));
+        headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
+        headers
+    }
+}

@@ -1,0 +1,284 @@
+//! QStash as the queue: messages are published by its REST API, and it posts them to the app.
+//!
+//! Nothing relies on its deduplication, which forgets after 10 minutes: it only spares work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::timing::backoff;
+use super::{Delivery, Kind};
+use crate::config::{Destination, QStashConfig};
+use crate::error::{Error, Result};
+use crate::signature::{self, Refusal, Signed};
+
+/// Requests under way at the same time. What comes while all are goes out together in the next one.
+const LANES: usize = 4;
+const BATCH: usize = 50;
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a message is tried to be published while QStash is away or busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_EXCERPT: usize = 300;
+/// As `encodeURIComponent` does.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+pub struct QStash {
+    config: QStashConfig,
+    client: Client,
+    authorization: HeaderValue,
+    outbox: Mutex<Outbox>,
+}
+
+#[derive(Default)]
+struct Outbox {
+    waiting: VecDeque<(Publication, oneshot::Sender<Result<()>>)>,
+    lanes: usize,
+}
+
+struct Publication {
+    destination: String,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+/// The answer to one message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Published {
+    message_id: Option<String>,
+    error: Option<String>,
+}
+
+impl QStash {
+    /// No I/O.
+    pub fn new(config: QStashConfig) -> Result<Arc<Self>> {
+        // Another part of the process may have installed one; any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().timeout(TIMEOUT).build().map_err(|error| {
+            Error::Configuration(format!("No HTTP client for QStash could be made: {error}"))
+        })?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", config.token))
+            .map_err(|_| Error::Configuration("QSTASH_TOKEN cannot be sent in a header".to_owned()))?;
+        authorization.set_sensitive(true);
+        Ok(Arc::new(Self { config, client, authorization, outbox: Mutex::default() }))
+    }
+
+    /// Resolves when QStash has the message. The delivery's attempt is that of its first delivery.
+    pub async fn publish(self: &Arc<Self>, delivery: Delivery, delay: Duration) -> Result<()> {
+        let publication = self.publication(delivery, delay);
+        let (reply, answer) = oneshot::channel();
+        let lane = {
+            let mut outbox = self.outbox();
+            outbox.waiting.push_back((publication, reply));
+            let free = outbox.lanes < LANES;
+            outbox.lanes += usize::from(free);
+            free
+        };
+        if lane {
+            // On its own: whoever awaits may stop doing so, others of the batch do not.
+            tokio::spawn(Arc::clone(self).run_lane());
+        }
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Whether a delivery is QStash's, and for this queue. Its body has not been looked at yet.
+    pub fn verify(&self, token: &str, kind: Kind, queue_name: &str) -> std::result::Result<Signed, Refusal> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        signature::verify(&self.config.signing_keys, token, &self.destination(kind, queue_name), now)
+    }
+
+    fn destination(&self, kind: Kind, queue_name: &str) -> String {
+        match (&self.config.destination, kind) {
+            (Destination::App(app), Kind::Flow) => format!("{app}/.well-known/workflow/v1/flow"),
+            (Destination::App(app), Kind::Step) => format!("{app}/.well-known/workflow/v1/step"),
+            // Encoded: queue names hold slashes and dots, which a path would lose.
+            (Destination::Endpoint(endpoint), _) => {
+                format!("{endpoint}/{}", utf8_percent_encode(queue_name, PATH_SEGMENT))
+            }
+        }
+    }
+
+    fn publication(&self, delivery: Delivery, delay: Duration) -> Publication {
+        let QStashConfig { retries, retry_delay, max_delay, .. } = &self.config;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &delivery.headers() {
+            if name == CONTENT_TYPE {
+                headers.insert(name, value.clone());
+            } else if let Ok(name) = HeaderName::try_from(format!("upstash-forward-{name}")) {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers.insert("upstash-retries", HeaderValue::from(*retries));
+        if let Ok(expression) = HeaderValue::from_str(retry_delay) {
+            headers.insert("upstash-retry-delay", expression);
+        }
+        // What is longer comes early, and the handler sends it again.
+        let delay = delay.min(*max_delay);
+        if !delay.is_zero() {
+            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+            if let Ok(delay) = HeaderValue::from_str(&format!("{seconds}s")) {
+                headers.insert("upstash-delay", delay);
+            }
+        }
+        // A message without a key has its own id: so it can be published again when an answer was lost.
+        let key = delivery.idempotency_key.as_ref().unwrap_or(&delivery.message_id);
+        if let Ok(key) = HeaderValue::from_str(key) {
+            headers.insert("upstash-deduplication-id", key);
+        }
+        let destination = self.destination(delivery.kind, &delivery.queue_name);
+        Publication { destination, headers, body: delivery.body }
+    }
+
+    async fn run_lane(self: Arc<Self>) {
+        loop {
+            let batch: Vec<_> = {
+                let mut outbox = self.outbox();
+                let count = outbox.waiting.len().min(BATCH);
+                if count == 0 {
+                    outbox.lanes -= 1;
+                    return;
+                }
+                outbox.waiting.drain(..count).collect()
+            };
+            let (publications, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let results = match publications.as_slice() {
+                [one] => vec![self.publish_one(one).await],
+                many => self.publish_all(many).await,
+            };
+            for (reply, result) in replies.into_iter().zip(results) {
+                // Nobody may be waiting any more.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    async fn publish_one(&self, publication: &Publication) -> Result<()> {
+        let url = format!("{}/v2/publish/{}", self.config.base_url, publication.destination);
+        let request =
+            || self.client.post(&url).headers(publication.headers.clone()).body(publication.body.clone());
+        let answer = self.send(request).await?;
+        accepted(serde_json::from_slice(&answer).ok())
+    }
+
+    async fn publish_all(&self, publications: &[Publication]) -> Vec<Result<()>> {
+        let messages: Option<Vec<_>> = publications.iter().map(Publication::to_json).collect();
+        let Some(messages) = messages else { return self.publish_each(publications).await };
+        let url = format!("{}/v2/batch", self.config.base_url);
+        let body = Value::from(messages).to_string();
+        let request = || self.client.post(&url).header(CONTENT_TYPE, "application/json").body(body.clone());
+        match self.send(request).await {
+            Ok(answer) => {
+                let answers: Vec<Value> = serde_json::from_slice(&answer).unwrap_or_default();
+                let mut answers = answers.into_iter();
+                let one = |_| accepted(answers.next().and_then(|answer| serde_json::from_value(answer).ok()));
+                publications.iter().map(one).collect()
+            }
+            Err(error) => publications.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn publish_each(&self, publications: &[Publication]) -> Vec<Result<()>> {
+        let mut results = Vec::new();
+        for publication in publications {
+            results.push(self.publish_one(publication).await);
+        }
+        results
+    }
+
+    /// Trying again is safe: a message that arrived all the same is found by its deduplication id.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Vec<u8>> {
+        let start = Instant::now();
+        let mut tries = 0;
+        loop {
+            let (error, pause) = match self.send_once(request()).await {
+                Ok(answer) => return Ok(answer),
+                Err(Error::Throttled { retry_after_seconds }) => {
+                    (Error::Throttled { retry_after_seconds }, Duration::from_secs(retry_after_seconds))
+                }
+                Err(error @ Error::Unreachable(_)) => (error, backoff(tries)),
+                Err(error) => return Err(error),
+            };
+            if start.elapsed() + pause > PATIENCE {
+                return Err(error);
+            }
+            sleep(pause).await;
+            tries += 1;
+        }
+    }
+
+    async fn send_once(&self, request: RequestBuilder) -> Result<Vec<u8>> {
+        let unreachable = |error: reqwest::Error| {
+            Error::Unreachable(format!("QStash is not reachable: {}", error.without_url()))
+        };
+        let response =
+            request.header(AUTHORIZATION, self.authorization.clone()).send().await.map_err(unreachable)?;
+        let status = response.status();
+        let throttled = status == StatusCode::TOO_MANY_REQUESTS;
+        let retry_after_seconds = if throttled { retry_after(response.headers()) } else { 0 };
+        let answer = response.bytes().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(answer.into());
+        }
+        let text: String = String::from_utf8_lossy(&answer).trim().chars().take(LONGEST_EXCERPT).collect();
+        Err(match status {
+            StatusCode::TOO_MANY_REQUESTS => Error::Throttled { retry_after_seconds },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Configuration(format!(
+                "QStash refused the token ({status}). Check QSTASH_TOKEN (or qstash.token) and QSTASH_URL, which \
+                 must be of the same region"
+            )),
+            status if status.is_server_error() => {
+                Error::Unreachable(format!("QStash answered {status}: {text}"))
+            }
+            status => Error::Queue(format!("QStash refused a message ({status}): {text}")),
+        })
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Publication {
+    /// `None` where the body is not text, which a batch cannot carry.
+    fn to_json(&self) -> Option<Value> {
+        let body = std::str::from_utf8(&self.body).ok()?;
+        let headers: Map<_, _> = self
+            .headers
+            .iter()
+            .map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
+            .collect::<Option<_>>()?;
+        Some(json!({"destination": self.destination, "headers": headers, "body": body}))
+    }
+}
+
+fn accepted(answer: Option<Published>) -> Result<()> {
+    match answer {
+        Some(Published { message_id: Some(_), .. }) => Ok(()),
+        Some(Published { error: Some(error), .. }) => {
+            Err(Error::Queue(format!("QStash refused a message: {error}")))
+        }
+        _ => Err(Error::Unreachable("QStash did not say whether it has the message".to_owned())),
+    }
+}
+
+/// Seconds until QStash takes requests again: from the limit that was hit, daily or per second.
+fn retry_after(headers: &HeaderMap) -> u64 {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let until = |reset: u64| reset.saturating_sub(now);
+    let spent = |name: &str| number(name) == Some(0);
+    number("retry-after")
+        .or_else(|| spent("ratelimit-remaining").then(|| number("ratelimit-reset").map(until)).flatten())
+        .or_else(|| number("burst-ratelimit-reset").map(until))
+        .unwrap_or(1)
+        .max(1)
+}
