@@ -281,3 +281,11 @@ export function createFunctionProxy(options: FunctionProxyOptions): WkfProxy;
  * more. `drizzle-orm` is loaded when one of these is first touched.
  */
 export { events, hooks, runs, steps, streams } from './schema.js';
+
+export type {
+  NewRun,
+  PostgresUpstashWorld,
+  PostgresUpstashWorldConfig,
+  QStashOptions,
+} from './upstash.js';
+export { createPostgresUpstashWorld, createQStashQueue } from './upstash.js';

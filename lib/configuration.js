@@ -16,8 +16,11 @@ const OPTIONS = [
   'baseUrl',
   'port',
   'namespace',
+  'listen',
+  'idleTimeoutSeconds',
+  'qstash',
 ];
-const VARIABLES = /^(WORKFLOW_|DATABASE_URL$|PORT$|NODE_ENV$)/;
+const VARIABLES = /^(WORKFLOW_|QSTASH_|DATABASE_URL$|PORT$|NODE_ENV$)/;
 
 /**
  * Resolves options against the environment of this moment.

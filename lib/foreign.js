@@ -12,7 +12,9 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
 
 /**
  * @typedef {import('./handler.js').Delivery} Delivery
- * @typedef {(queueName: string, data: Uint8Array, options: { headers: Record<string, string>, delaySeconds: number }) => Promise<unknown>} Send
+ * @typedef {{ headers: Record<string, string>, delaySeconds: number, attempt?: number }} SendOptions
+ * @typedef {(queueName: string, data: Uint8Array, options: SendOptions) => Promise<unknown>} Send
+ * @typedef {ReturnType<typeof createForeignDeliveries>} ForeignDeliveries
  */
 
 /**
@@ -33,11 +35,13 @@ export function createForeignDeliveries(send) {
   /**
    * @param {Delivery} delivery
    * @param {number} dueMs
+   * @param {number} [attempt]
    */
-  const sendAgain = ({ body, headers, meta }, dueMs) =>
+  const sendAgain = ({ body, headers, meta }, dueMs, attempt) =>
     send(meta.queueName, new MessageBody(body), {
       headers: traceOf(headers),
       delaySeconds: Math.max(0, dueMs - Date.now()) / 1000,
+      attempt,
     });
 
   /**
@@ -62,7 +66,7 @@ export function createForeignDeliveries(send) {
    * @param {string} subject
    * @param {import('./handler.js').Handler} handler
    */
-  async function execute(delivery, subject, handler) {
+  async function run(delivery, subject, handler) {
     const result = await handler(delivery.message, delivery.meta);
     if (asksForTime(result)) await wait(delivery, subject, result.timeoutSeconds);
   }
@@ -71,26 +75,37 @@ export function createForeignDeliveries(send) {
    * @param {Delivery} delivery
    * @param {import('./handler.js').Handler} handler
    */
-  return async function executeForeign(delivery, handler) {
+  async function execute(delivery, handler) {
     const notBefore = Number(delivery.headers.get(NOT_BEFORE_HEADER) ?? 0);
     const early = notBefore - Date.now();
     if (early > 0) await pause(Math.min(early, LONGEST_HOLD_MS));
     if (early > LONGEST_HOLD_MS) {
-      await sendAgain(delivery, notBefore);
+      await sendAgain(delivery, notBefore, delivery.meta.attempt);
       return;
     }
     const { runId, stepId } = /** @type {Record<string, unknown>} */ (Object(delivery.message));
     const subject = String(stepId ?? runId ?? delivery.meta.messageId);
-    if (stepId === undefined) return execute(delivery, subject, handler);
+    if (stepId === undefined) return run(delivery, subject, handler);
 
-    const running = executions.get(subject) ?? execute(delivery, subject, handler);
+    const running = executions.get(subject) ?? run(delivery, subject, handler);
     executions.set(subject, running);
     try {
       await running;
     } finally {
       if (executions.get(subject) === running) executions.delete(subject);
     }
-  };
+  }
+
+  /**
+   * Takes over the repetition of a delivery that failed, from a queue that would give up.
+   * @param {Delivery} delivery
+   * @param {number} delaySeconds
+   */
+  async function retry(delivery, delaySeconds) {
+    await sendAgain(delivery, Date.now() + delaySeconds * 1000, delivery.meta.attempt + 1);
+  }
+
+  return { execute, retry };
 }
 
 /** @param {number} ms */

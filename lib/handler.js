@@ -11,14 +11,27 @@ const MAX_BODY_BYTES = 64 * 1024 * 1024;
  * @typedef {{ attempt: number, queueName: string, messageId: string }} DeliveryMeta
  * @typedef {(message: unknown, meta: DeliveryMeta) => Promise<void | { timeoutSeconds: number }>} Handler
  * @typedef {{ body: Uint8Array, headers: Headers, meta: DeliveryMeta, message: unknown }} Delivery
- * @typedef {{ acceptsToken: (token: string) => boolean, executeForeign: (delivery: Delivery, handler: Handler) => Promise<void> }} Receiver
+ */
+
+/**
+ * Somebody whose deliveries are executed, and how.
+ * @typedef {object} Sender
+ * @property {(body: Uint8Array) => void} checkBody throws where the body is not the one that was sent
+ * @property {(meta: DeliveryMeta) => number} attemptOf
+ * @property {(delivery: Delivery, handler: Handler) => ReturnType<Handler>} execute
+ * @property {ResponseInit} malformed the answer to what will never be a delivery
+ */
+
+/**
+ * Throws for strangers, with what they may know of it. Never looks at the body.
+ * @typedef {(headers: Headers) => Sender} Authenticate
  */
 
 /**
  * The `createQueueHandler` of a World: receives deliveries of one kind of queue.
- * @param {() => Receiver} receiver
+ * @param {() => Authenticate} authenticate
  */
-export function createQueueHandlerFactory(receiver) {
+export function createQueueHandlerFactory(authenticate) {
   /**
    * @param {string} prefix
    * @param {Handler} handler
@@ -26,35 +39,64 @@ export function createQueueHandlerFactory(receiver) {
    */
   return function createQueueHandler(prefix, handler) {
     return async (request) => {
-      const { acceptsToken, executeForeign } = receiver();
       const { headers } = request;
+      /** @type {Sender} */
+      let sender;
       // Before anything else is looked at: a stranger learns nothing, and costs nothing.
-      if (!acceptsToken(headers.get(TOKEN_HEADER) ?? '')) {
-        return json(401, { error: `Missing or wrong ${TOKEN_HEADER} header` });
+      try {
+        sender = authenticate()(headers);
+      } catch (error) {
+        return refusal(error, { status: 401 });
       }
       /** @type {Delivery} */
       let delivery;
       try {
-        const meta = readMeta(headers, prefix);
         const body = await readBody(request);
+        try {
+          sender.checkBody(body);
+        } catch (error) {
+          return refusal(error, { status: 401 });
+        }
+        const meta = readMeta(headers, prefix);
+        meta.attempt = sender.attemptOf(meta);
         delivery = { body, headers, meta, message: decodeBody(body) };
       } catch (error) {
-        return json(400, { error: error instanceof Error ? error.message : String(error) });
+        return refusal(error, sender.malformed);
       }
       try {
-        const result = headers.has(FOREIGN_HEADER)
-          ? await executeForeign(delivery, handler)
-          : await handler(delivery.message, delivery.meta);
-        return json(
-          200,
+        const result = await sender.execute(delivery, handler);
+        return Response.json(
           asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds } : { ok: true },
         );
       } catch (error) {
-        return json(500, describe(error));
+        return Response.json(describe(error), { status: 500 });
       }
     };
   };
 }
+
+/**
+ * Lets in who knows the token: our own queue, and the proxies of queues that are not ours.
+ * @param {(token: string) => boolean} acceptsToken
+ * @param {Sender['execute']} executeForeign
+ * @returns {Authenticate}
+ */
+export function tokenAuthentication(acceptsToken, executeForeign) {
+  return (headers) => {
+    if (!acceptsToken(headers.get(TOKEN_HEADER) ?? '')) {
+      throw invalid(`Missing or wrong ${TOKEN_HEADER} header`);
+    }
+    return headers.has(FOREIGN_HEADER) ? { ...TRUSTED, execute: executeForeign } : TRUSTED;
+  };
+}
+
+/** @type {Sender} */
+const TRUSTED = {
+  checkBody() {},
+  attemptOf: (meta) => meta.attempt,
+  execute: ({ message, meta }, handler) => handler(message, meta),
+  malformed: { status: 400 },
+};
 
 /**
  * @param {void | { timeoutSeconds: number }} result
@@ -66,21 +108,31 @@ export function asksForTime(result) {
 }
 
 /**
+ * The queue that a delivery says it is of.
+ * @param {Headers} headers
+ */
+export function queueNameOf(headers) {
+  const encoded = headers.get('x-vqs-queue-name');
+  if (!encoded) throw invalid('A delivery needs the header x-vqs-queue-name');
+  const queueName = decodeQueueName(encoded);
+  const { kind } = parseQueueName(queueName);
+  return { queueName, kind };
+}
+
+/**
  * @param {Headers} headers
  * @param {string} prefix
  * @returns {DeliveryMeta}
  */
 function readMeta(headers, prefix) {
-  const encoded = headers.get('x-vqs-queue-name');
+  const { queueName } = queueNameOf(headers);
   const messageId = headers.get('x-vqs-message-id');
   const attempt = Number(headers.get('x-vqs-message-attempt') ?? Number.NaN);
-  if (!encoded || !messageId || !(Number.isSafeInteger(attempt) && attempt >= 1)) {
+  if (!messageId || !(Number.isSafeInteger(attempt) && attempt >= 1)) {
     throw invalid(
-      'A delivery needs the headers x-vqs-queue-name, x-vqs-message-id and x-vqs-message-attempt (from 1)',
+      'A delivery needs the headers x-vqs-message-id and x-vqs-message-attempt (from 1)',
     );
   }
-  const queueName = decodeQueueName(encoded);
-  parseQueueName(queueName);
   if (!queueName.startsWith(prefix)) throw invalid('Unhandled queue');
   return { queueName, messageId, attempt };
 }
@@ -117,9 +169,9 @@ async function readBody(request) {
 }
 
 /**
- * @param {number} status
- * @param {unknown} body
+ * @param {unknown} error
+ * @param {ResponseInit} init
  */
-function json(status, body) {
-  return Response.json(body, { status });
+function refusal(error, init) {
+  return Response.json({ error: error instanceof Error ? error.message : describe(error) }, init);
 }

@@ -34,9 +34,10 @@ export function createQueue(driver) {
  * @param {QueueDriver} driver
  * @param {string} queueName
  * @param {Uint8Array} data
- * @param {QueueOptions} options
+ * @param {QueueOptions & { attempt?: number }} options `attempt`: of the first delivery
  */
-export async function push(driver, queueName, data, { idempotencyKey, headers, delaySeconds }) {
+export async function push(driver, queueName, data, options) {
+  const { idempotencyKey, headers, delaySeconds, attempt = 1 } = options;
   const { kind, id } = parseQueueName(queueName);
   const ours = BIND in driver;
   const allHeaders = { ...headers, ...(!ours && delaySeconds && notBefore(delaySeconds)) };
@@ -45,7 +46,7 @@ export async function push(driver, queueName, data, { idempotencyKey, headers, d
     id,
     queueName,
     messageId: native().newMessageId(),
-    attempt: 1,
+    attempt,
     data,
     ...(idempotencyKey !== undefined && { idempotencyKey }),
     ...(Object.keys(allHeaders).length > 0 && { headers: allHeaders }),

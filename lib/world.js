@@ -2,10 +2,12 @@ import { configure } from './configuration.js';
 import { shareCore } from './core.js';
 import { call, callSync, worldError } from './errors.js';
 import { createForeignDeliveries } from './foreign.js';
-import { createQueueHandlerFactory } from './handler.js';
+import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
+import { isBytes } from './input.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
+import { AUTHENTICATE } from './qstash.js';
 import { createQueue, push } from './queue.js';
 import { closeOnSignals } from './signals.js';
 import { createStorage } from './storage.js';
@@ -21,18 +23,35 @@ const SDK_WORLDS = [
 const RECEIVER = Symbol.for(`${PACKAGE}//receiver`);
 /** The newest spec version that the event log understands; `start()` of the SDK stamps it on runs. */
 const SPEC_VERSION = 3;
+/** Plain JSON as input and output. */
+const LEGACY_SPEC_VERSION = 1;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
 const DEPLOYMENT_ID = 'postgres';
 
-/** @type {import('../index.js').PostgresWorldConfig} */
-const NO_OPTIONS = Object.freeze({});
+/**
+ * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
+ * @typedef {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void, [AUTHENTICATE]?: (headers: Headers, foreign: import('./foreign.js').ForeignDeliveries) => import('./handler.js').Sender }} Driver
+ */
 
 /**
  * Creates a World. Does no I/O and reads no environment: it is also called by builds, and by the SDK
  * beside the application. Everything is resolved on first use.
  * @param {import('../index.js').PostgresWorldConfig} [options]
  */
-export function createWorld(options = NO_OPTIONS) {
+export function createWorld(options) {
+  return makeWorld(options ?? {}, {
+    anonymous: options === undefined,
+    deploymentId: () => DEPLOYMENT_ID,
+  });
+}
+
+/**
+ * @param {Options} options
+ * @param {object} identity
+ * @param {boolean} identity.anonymous made without options, as the SDK does
+ * @param {() => string} identity.deploymentId
+ */
+export function makeWorld(options, { anonymous, deploymentId }) {
   const resources = lazy(() => open(options));
   const log = options.log ?? logToConsole;
   const lifecycle = createLifecycle(resources, log, () => {
@@ -44,12 +63,17 @@ export function createWorld(options = NO_OPTIONS) {
     };
   });
 
-  /** @type {import('./handler.js').Receiver} */
-  const receiver = {
-    acceptsToken: (token) => lifecycle.use().configuration.acceptsToken(token),
-    executeForeign: createForeignDeliveries((queueName, data, sendOptions) =>
-      push(lifecycle.use().driver, queueName, data, sendOptions),
-    ),
+  const foreign = createForeignDeliveries((queueName, data, sendOptions) =>
+    push(lifecycle.use().driver, queueName, data, sendOptions),
+  );
+  const authenticateByToken = tokenAuthentication(
+    (token) => lifecycle.use().configuration.acceptsToken(token),
+    foreign.execute,
+  );
+  /** @type {import('./handler.js').Authenticate} */
+  const authenticate = (headers) => {
+    const { driver } = lifecycle.use();
+    return driver[AUTHENTICATE]?.(headers, foreign) ?? authenticateByToken(headers);
   };
 
   const storage = createStorage(() => lifecycle.use().core);
@@ -60,32 +84,35 @@ export function createWorld(options = NO_OPTIONS) {
     // The SDK would wait 10 ms before each write; ours take less, and it writes one chunk at a time.
     streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
     ...storage,
-    events: { ...storage.events, create: createEvent(storage, queue) },
+    runs: { ...storage.runs, create: createRun(storage) },
+    events: { ...storage.events, create: createEvent(storage, lifecycle.use, queue) },
     ...createStreamer(() => lifecycle.use().core),
     queue,
     createQueueHandler: createQueueHandlerFactory(() =>
-      options === NO_OPTIONS ? authority(receiver) : receiver,
+      anonymous ? authority(authenticate) : authenticate,
     ),
-    getDeploymentId: async () => DEPLOYMENT_ID,
+    getDeploymentId: async () => deploymentId(),
     start: lifecycle.start,
     close: lifecycle.close,
     health: createHealth(lifecycle),
-    [RECEIVER]: receiver,
+    [RECEIVER]: authenticate,
   };
   return world;
 }
 
 /**
  * `events.create`, with one thing more: a cancelled run may have a message that waits for the end of
- * its sleep, days ahead. A wake pulls it forward, finds the run ended, and the message is gone.
+ * its sleep, days ahead. In our own queue a wake pulls it forward, finds the run ended, and the message
+ * is gone.
  * @param {ReturnType<typeof createStorage>} storage
+ * @param {() => { driver: Driver }} use
  * @param {ReturnType<typeof createQueue>} queue
  * @returns {ReturnType<typeof createStorage>['events']['create']}
  */
-function createEvent(storage, queue) {
+function createEvent(storage, use, queue) {
   return async (runId, event, params) => {
     const result = await storage.events.create(runId, event, params);
-    if (event.eventType === 'run_cancelled' && result.event && result.run) {
+    if (event.eventType === 'run_cancelled' && result.event && result.run && BIND in use().driver) {
       // The run is cancelled all the same; the message would only be gone later.
       await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
     }
@@ -93,7 +120,24 @@ function createEvent(storage, queue) {
   };
 }
 
-/** @param {import('../index.js').PostgresWorldConfig} options */
+/**
+ * The second seed's `runs.create`: the event that creates a run, and the run. It does not start it.
+ * @param {ReturnType<typeof createStorage>} storage
+ */
+function createRun(storage) {
+  /** @param {import('../upstash.js').NewRun} run */
+  return async ({ runId, deploymentId, workflowName, input, executionContext }) => {
+    const { run } = await storage.events.create(runId, {
+      eventType: 'run_created',
+      // Serialised by the SDK, or plain JSON as before it did so.
+      specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
+      eventData: { deploymentId, workflowName, input, executionContext },
+    });
+    return run;
+  };
+}
+
+/** @param {Options} options */
 function open(options) {
   const configuration = configure(options);
   const core = shareCore(configuration, options.log);
@@ -105,7 +149,7 @@ function open(options) {
 
 /**
  * @param {() => unknown} factory
- * @returns {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }}
+ * @returns {Driver}
  */
 function createDriver(factory) {
   const driver = /** @type {any} */ (factory());
@@ -145,8 +189,9 @@ function createLifecycle(resources, log, announce) {
 
   async function start() {
     const { configuration, core, driver } = use();
-    callSync(() => configuration.checkStart());
-    if (configuration.hasDefaultToken) {
+    const byToken = !(AUTHENTICATE in driver);
+    if (byToken) callSync(() => configuration.checkStart());
+    if (byToken && configuration.hasDefaultToken) {
       log({
         level: 'warn',
         message:
@@ -235,8 +280,8 @@ function register(world, log) {
  * Who receives the deliveries to a World without options: the one that was started, if it is one of
  * ours. The SDK makes its handlers from such a World, while the started one may know another token
  * and have another queue.
- * @param {import('./handler.js').Receiver} self
- * @returns {import('./handler.js').Receiver}
+ * @param {import('./handler.js').Authenticate} self
+ * @returns {import('./handler.js').Authenticate}
  */
 function authority(self) {
   return Reflect.get(globalThis, SDK_WORLDS[0])?.[RECEIVER] ?? self;

@@ -22,8 +22,9 @@ pub const DEFAULT_IDLE_TIMEOUT_SECONDS: u32 = 60;
 pub const DEFAULT_QSTASH_URL: &str = "https://qstash.upstash.io";
 /// What every plan allows.
 const DEFAULT_QSTASH_RETRIES: u32 = 3;
-/// QStash's own first pause is 12 s, its second 2.5 min.
-const DEFAULT_QSTASH_RETRY_DELAY: &str = "min(900000, 2000 * pow(5, retried))";
+/// 2 s, 40 s, 13 min: soon, and in sum longer than the 10 minutes for which QStash remembers a
+/// deduplication id, so that a message which it gave up can be sent again.
+const DEFAULT_QSTASH_RETRY_DELAY: &str = "min(900000, 2000 * pow(20, retried))";
 /// What every plan allows: 7 days.
 const DEFAULT_QSTASH_MAX_DELAY_SECONDS: u32 = 7 * 24 * 60 * 60;
 

@@ -9,6 +9,7 @@ mod configuration;
 mod core;
 mod log;
 mod proxy;
+mod qstash;
 mod queue;
 mod streams;
 

@@ -41,11 +41,7 @@ impl MessageRequest {
 
     fn into_message(self, body: Bytes) -> Result<Message> {
         Ok(Message {
-            kind: match self.kind.as_str() {
-                "flow" => Kind::Flow,
-                "step" => Kind::Step,
-                other => return Err(Error::Invalid(format!("a message is a flow or a step, not {other:?}"))),
-            },
+            kind: kind(&self.kind)?,
             id: self.id,
             queue_name: self.queue_name,
             message_id: self.message_id,
@@ -54,6 +50,14 @@ impl MessageRequest {
             body: body.0,
             delay: self.delay_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
         })
+    }
+}
+
+pub(super) fn kind(name: &str) -> Result<Kind> {
+    match name {
+        "flow" => Ok(Kind::Flow),
+        "step" => Ok(Kind::Step),
+        other => Err(Error::Invalid(format!("a message is a flow or a step, not {other:?}"))),
     }
 }
 
