@@ -8,7 +8,7 @@ import { native } from './native.js';
 /** @typedef {import('../index.js').MessageData} MessageData */
 /** @typedef {import('../index.js').WkfProxy} WkfProxy */
 /** @typedef {import('../native/index.cjs').Configuration} Configuration */
-/** @typedef {ReturnType<typeof toCore> & { kind: 'step' | 'flow', attempt: number }} Delivery */
+/** @typedef {ReturnType<typeof toCore> & { attempt: number }} Delivery */
 
 /** Of an answer that is no success, this much is told. */
 const LONGEST_EXCERPT = 500;
@@ -50,11 +50,11 @@ async function post(http, { request, body, attempt }) {
 export function createFunctionProxy(options) {
   const invoke = createEntrypoints(options);
   const { securityToken } = options;
-  return createProxy({ securityToken }, (configuration, { kind, request, body, attempt }) => {
+  return createProxy({ securityToken }, (configuration, { request, body, attempt }) => {
     const headers = callSync(() =>
       native().foreignDeliveryHeaders(configuration, request, attempt),
     );
-    return invoke(kind, JSON.parse(headers), body);
+    return invoke(request.kind, JSON.parse(headers), body);
   });
 }
 
@@ -80,27 +80,26 @@ function createProxy(options, send) {
     return configuration;
   }
 
-  /** @param {'step' | 'flow'} kind */
-  const proxy =
-    (kind) =>
-    /** @param {MessageData} message */
-    async (message) => {
-      const core = toCore(kind, message);
-      checkHeaders(message.headers);
-      const attempt = optionalInt32('MessageData.attempt', message.attempt) || 1;
-      const sending = send(use(), { kind, attempt, ...core });
-      /** @type {Response | undefined} */
-      let response;
-      try {
-        response = await sending;
-        const answer = await readStart(response.clone(), LONGEST_ANSWER);
-        if (response.status >= 200 && response.status < 300) return response;
-        throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
-      } catch (cause) {
-        throw failed(cause, response);
-      }
-    };
-  return { proxyStep: proxy('step'), proxyWorkflow: proxy('flow') };
+  /** @param {MessageData} message */
+  async function proxy(message) {
+    const core = toCore(undefined, message);
+    checkHeaders(message.headers);
+    const attempt = optionalInt32('MessageData.attempt', message.attempt) || 1;
+    const sending = send(use(), { attempt, ...core });
+    /** @type {Response | undefined} */
+    let response;
+    try {
+      response = await sending;
+      const answer = await readStart(response.clone(), LONGEST_ANSWER);
+      if (response.status >= 200 && response.status < 300) return response;
+      throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
+    } catch (cause) {
+      throw failed(cause, response);
+    }
+  }
+  // The queue's name decides: consumers take all sorts of things for a step's, such as any name that has
+  // `step` in it.
+  return { proxyStep: proxy, proxyWorkflow: proxy };
 }
 
 /** @param {unknown} headers */

@@ -97,6 +97,10 @@ export async function testScenarios(
       assert.deepEqual(repeated(await ledger(runId)), []);
     });
 
+    test('a workflow may have the name of a step', async () => {
+      assert.equal(await run('stepwise', 'done'), 'done');
+    });
+
     test('an error is retried until the step succeeds', async () => {
       const runId = await start('retries', 2, 'not yet');
       assert.equal(await outcome(runId), 3);
