@@ -59,7 +59,7 @@ function isResponse(value) {
   return (
     Number.isInteger(status) &&
     typeof clone === 'function' &&
-    (body === null || typeof body?.getReader === 'function')
+    (body === null || typeof body?.[Symbol.asyncIterator] === 'function')
   );
 }
 

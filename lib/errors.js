@@ -59,6 +59,14 @@ export function describe(thrown) {
   }
 }
 
+/**
+ * The same without the name of the error.
+ * @param {unknown} thrown
+ */
+export function messageOf(thrown) {
+  return thrown instanceof Error ? thrown.message : describe(thrown);
+}
+
 /** @param {unknown} error */
 function fromCore(error) {
   const text = error instanceof Error ? error.message : String(error);

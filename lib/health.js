@@ -1,4 +1,7 @@
-import { call } from './errors.js';
+import { call, messageOf } from './errors.js';
+
+/** Who asks wants an answer soon. */
+const PATIENCE_MS = 4_000;
 
 /**
  * @typedef {import('../index.js').WorldHealth} WorldHealth
@@ -18,7 +21,8 @@ export function createHealth({ use, isStarted }) {
     try {
       parts = use();
     } catch (error) {
-      return { healthy: false, started, database: unreachable(error), notifications: 'idle' };
+      const database = { reachable: false, error: messageOf(error) };
+      return { healthy: false, started, database, notifications: 'idle' };
     }
     const { core, driver } = parts;
     const [database, queue] = await Promise.all([databaseHealth(core), queueHealth(driver)]);
@@ -33,32 +37,27 @@ export function createHealth({ use, isStarted }) {
 
 /** @param {import('../native/index.cjs').Core} core */
 async function databaseHealth(core) {
-  try {
-    const { roundTripMs, notifications } = JSON.parse(await call(core.health()));
-    return { database: { reachable: true, roundTripMs }, notifications };
-  } catch (error) {
-    return { database: unreachable(error), notifications: /** @type {const} */ ('idle') };
-  }
+  const { notifications, ...answer } = JSON.parse(await call(core.health()));
+  return { database: { reachable: answer.error === undefined, ...answer }, notifications };
 }
 
 /**
+ * A driver may ask the database too, or a broker that is away.
  * @param {import('../index.js').QueueDriver} driver
  * @returns {Promise<import('../index.js').QueueHealth | undefined>}
  */
 async function queueHealth(driver) {
+  /** @type {NodeJS.Timeout | undefined} */
+  let timer;
+  const late = new Promise((resolve) => {
+    const error = `The queue driver did not answer within ${PATIENCE_MS / 1000} s`;
+    timer = setTimeout(resolve, PATIENCE_MS, { healthy: false, error });
+  });
   try {
-    return await driver.health?.();
+    return await Promise.race([driver.health?.(), late]);
   } catch (error) {
     return { healthy: false, error: messageOf(error) };
+  } finally {
+    clearTimeout(timer);
   }
-}
-
-/** @param {unknown} error */
-function unreachable(error) {
-  return { reachable: false, error: messageOf(error) };
-}
-
-/** @param {unknown} error */
-function messageOf(error) {
-  return error instanceof Error ? error.message : String(error);
 }

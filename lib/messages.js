@@ -59,7 +59,7 @@ export function decodeBody(body) {
 
 /**
  * A message as the core takes it, and its bytes.
- * @param {'step' | 'flow'} kind
+ * @param {'step' | 'flow' | undefined} kind where not given, that of the message's queue
  * @param {MessageData} message
  */
 export function toCore(kind, message) {
@@ -67,10 +67,10 @@ export function toCore(kind, message) {
     throw invalid('A message must be an object: MessageData');
   }
   const { data, headers, delaySeconds, idempotencyKey, queueName, messageId } = message;
-  const { id } = parseQueueName(queueName);
+  const { id, kind: queueKind } = parseQueueName(queueName);
   if (typeof messageId !== 'string') throw invalid('MessageData.messageId must be a string');
   const request = {
-    kind,
+    kind: kind ?? (queueKind === 'step' ? queueKind : 'flow'),
     id,
     queueName,
     messageId,

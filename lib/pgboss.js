@@ -39,8 +39,11 @@ export function createPgBossHttpProxyQueue(options = {}) {
  */
 export function createPgBossFunctionProxyQueue(options) {
   const invoke = createEntrypoints(options);
+  /** A promise that nothing can settle any more would be collected, and its message delivered again. */
+  const running = new Set();
 
-  return createDriver(options, async ({ kind, headers, body }) => {
+  /** @type {Entrypoint} */
+  async function execute({ kind, headers, body }) {
     try {
       const route = kind === 'step' ? 'step' : 'flow';
       const response = await invoke(route, JSON.parse(headers), body);
@@ -48,6 +51,12 @@ export function createPgBossFunctionProxyQueue(options) {
     } catch (error) {
       return { status: 500, body: describe(error) };
     }
+  }
+
+  return createDriver(options, (request) => {
+    const delivery = execute(request);
+    running.add(delivery);
+    return delivery.finally(() => running.delete(delivery));
   });
 }
 

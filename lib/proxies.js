@@ -1,6 +1,6 @@
 import { configure } from './configuration.js';
-import { createEntrypoints } from './entrypoints.js';
-import { call, callSync, worldError } from './errors.js';
+import { createEntrypoints, readStart } from './entrypoints.js';
+import { call, callSync, invalid, messageOf, worldError } from './errors.js';
 import { optionalInt32 } from './input.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
@@ -8,7 +8,12 @@ import { native } from './native.js';
 /** @typedef {import('../index.js').MessageData} MessageData */
 /** @typedef {import('../index.js').WkfProxy} WkfProxy */
 /** @typedef {import('../native/index.cjs').Configuration} Configuration */
-/** @typedef {ReturnType<typeof toCore> & { kind: 'step' | 'flow', attempt: number }} Delivery */
+/** @typedef {ReturnType<typeof toCore> & { attempt: number }} Delivery */
+
+/** Of an answer that is no success, this much is told. */
+const LONGEST_EXCERPT = 500;
+/** An answer counts when it is complete; one that is longer than this is taken as it is. */
+const LONGEST_ANSWER = 65_536;
 
 /**
  * Executes messages by posting them to an app: for a queue of your own.
@@ -18,14 +23,22 @@ import { native } from './native.js';
 export function createHttpProxy({ baseUrl, port, securityToken } = {}) {
   /** @type {import('../native/index.cjs').HttpProxy | undefined} */
   let http;
-  return createProxy({ baseUrl, port, securityToken }, async (configuration, delivery) => {
+  return createProxy({ baseUrl, port, securityToken }, (configuration, delivery) => {
     http ??= callSync(() => new (native().HttpProxy)(configuration));
-    const answer = await call(http.send(delivery.request, delivery.body, delivery.attempt));
-    // A Response of status 204 may not even have an empty body.
-    return new Response(answer.body.length > 0 ? new Uint8Array(answer.body) : null, {
-      status: answer.status,
-      headers: JSON.parse(answer.headers),
-    });
+    return post(http, delivery);
+  });
+}
+
+/**
+ * @param {import('../native/index.cjs').HttpProxy} http
+ * @param {Delivery} delivery
+ */
+async function post(http, { request, body, attempt }) {
+  const { status, headers, body: answer } = await call(http.send(request, body, attempt));
+  // A Response of status 204 may not even have an empty body.
+  return new Response(answer.length > 0 ? new Uint8Array(answer) : null, {
+    status,
+    headers: JSON.parse(headers),
   });
 }
 
@@ -37,9 +50,11 @@ export function createHttpProxy({ baseUrl, port, securityToken } = {}) {
 export function createFunctionProxy(options) {
   const invoke = createEntrypoints(options);
   const { securityToken } = options;
-  return createProxy({ securityToken }, (configuration, { kind, request, body, attempt }) => {
-    const headers = native().foreignDeliveryHeaders(configuration, request, attempt);
-    return invoke(kind, JSON.parse(headers), body);
+  return createProxy({ securityToken }, (configuration, { request, body, attempt }) => {
+    const headers = callSync(() =>
+      native().foreignDeliveryHeaders(configuration, request, attempt),
+    );
+    return invoke(request.kind, JSON.parse(headers), body);
   });
 }
 
@@ -47,9 +62,10 @@ export function createFunctionProxy(options) {
  * Settings are resolved on first use, and each proxy has its own.
  *
  * A consumer that merely awaits its proxy must not acknowledge what failed: hence the rejection of
- * every answer that is not 2xx.
+ * every answer that is not 2xx, or not complete.
  * @param {object} options
  * @param {(configuration: Configuration, delivery: Delivery) => Promise<Response>} send
+ *   throws at once what is the caller's fault
  * @returns {WkfProxy}
  */
 function createProxy(options, send) {
@@ -64,30 +80,46 @@ function createProxy(options, send) {
     return configuration;
   }
 
-  /** @param {'step' | 'flow'} kind */
-  const proxy =
-    (kind) =>
-    /** @param {MessageData} message */
-    async (message) => {
-      const attempt = optionalInt32('attempt', message.attempt) || 1;
-      const delivery = { kind, attempt, ...toCore(kind, message) };
-      const settings = use();
-      const response = await send(settings, delivery).catch((cause) => {
-        throw failed(cause instanceof Error ? cause.message : String(cause), { cause });
-      });
-      if (response.ok) return response;
-      const text = await response.clone().text();
-      throw failed(`${response.status} ${text.slice(0, 500)}`, { response });
-    };
-  return { proxyStep: proxy('step'), proxyWorkflow: proxy('flow') };
+  /** @param {MessageData} message */
+  async function proxy(message) {
+    const core = toCore(undefined, message);
+    checkHeaders(message.headers);
+    const attempt = optionalInt32('MessageData.attempt', message.attempt) || 1;
+    const sending = send(use(), { attempt, ...core });
+    /** @type {Response | undefined} */
+    let response;
+    try {
+      response = await sending;
+      const answer = await readStart(response.clone(), LONGEST_ANSWER);
+      if (response.status >= 200 && response.status < 300) return response;
+      throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
+    } catch (cause) {
+      throw failed(cause, response);
+    }
+  }
+  // The queue's name decides: consumers take all sorts of things for a step's, such as any name that has
+  // `step` in it.
+  return { proxyStep: proxy, proxyWorkflow: proxy };
+}
+
+/** @param {unknown} headers */
+function checkHeaders(headers) {
+  if (headers === undefined || headers === null) return;
+  if (typeof headers === 'object' && Object.values(headers).every(isString)) return;
+  throw invalid('MessageData.headers must be an object of strings');
+}
+
+/** @param {unknown} value */
+function isString(value) {
+  return typeof value === 'string';
 }
 
 /**
- * @param {string} why
- * @param {{ cause?: unknown, response?: Response }} details
+ * @param {unknown} cause
+ * @param {Response} [response]
  */
-function failed(why, { cause, response }) {
-  const message = `The delivery failed and must be repeated: ${why}`;
+function failed(cause, response) {
+  const message = `The delivery failed and must be repeated: ${messageOf(cause)}`;
   const error = { name: 'WorkflowWorldError', status: 503, code: 'DELIVERY_FAILED', message };
-  return worldError(response ? { ...error, response } : error, cause);
+  return worldError(response ? { ...error, response } : error, response ? undefined : cause);
 }

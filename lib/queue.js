@@ -1,4 +1,4 @@
-import { invalid, worldError } from './errors.js';
+import { invalid, messageOf, worldError } from './errors.js';
 import { encodeBody, NOT_BEFORE_HEADER, parseQueueName } from './messages.js';
 import { native } from './native.js';
 import { BIND } from './pgboss.js';
@@ -52,8 +52,9 @@ export async function push(driver, queueName, data, options) {
     ...(Object.keys(allHeaders).length > 0 && { headers: allHeaders }),
     ...(delaySeconds && { delaySeconds }),
   };
-  const pushing = kind === 'step' ? driver.pushStep(message) : driver.pushFlow(message);
-  const pushed = await (ours ? pushing : retryable(pushing));
+  const pushing = async () =>
+    kind === 'step' ? driver.pushStep(message) : driver.pushFlow(message);
+  const pushed = await (ours ? pushing() : retryable(pushing()));
   return { messageId: typeof pushed === 'string' ? pushed : message.messageId };
 }
 
@@ -70,7 +71,7 @@ async function retryable(pushing) {
   try {
     return await pushing;
   } catch (cause) {
-    const message = `The queue driver did not take a message: ${cause instanceof Error ? cause.message : cause}`;
+    const message = `The queue driver did not take a message: ${messageOf(cause)}`;
     throw worldError({ name: 'WorkflowWorldError', status: 503, code: 'QUEUE', message }, cause);
   }
 }

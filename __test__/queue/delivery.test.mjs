@@ -4,55 +4,32 @@ import { createServer } from 'node:http';
 import { Readable } from 'node:stream';
 import { after, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createHttpProxy, createPgBossHttpProxyQueue, createWorld } from '../../index.js';
-import { setup } from '../../lib/setup.js';
+import { createPgBossHttpProxyQueue } from '../../index.js';
 import { freePort } from '../../scripts/support/postgres.mjs';
 import { bytes, runCreated, ulid } from '../storage/fixture.mjs';
 import { random } from '../storage/racer.mjs';
 import { testDatabase } from '../support/database.mjs';
+import { gate, isGone as isGoneFrom, place as placeIn, routes, until } from './fixture.mjs';
 
 /** @typedef {import('node:test').TestContext} Test */
 /** @typedef {import('../storage/fixture.mjs').World} World */
-/** @typedef {(message: any, meta: any) => Promise<any> | any} Handler */
+/** @typedef {import('./fixture.mjs').Handler} Handler */
 
-const TOKEN = 'token-of-the-tests';
 const database = await testDatabase({ after });
 const seed = Number(process.env.TEST_SEED ?? Date.now() % 2 ** 31);
 
-/**
- * Queues of this test's own. Another pool size is another core, as if in another process.
- *
- * @param {Test} t
- */
+/** @param {string} messageId */
+const isGone = (messageId) => isGoneFrom(database, messageId);
+
+/** Worlds that deliver to a port. @param {Test} t */
 function place(t) {
-  const jobPrefix = `t${ulid()}_`;
-  const { url, schema, queueSchema } = database;
-  let poolSize = 4;
+  const makeWorld = placeIn(t, database);
   /**
    * @param {number} port
    * @param {Record<string, unknown>} [options]
    */
-  return async (port, options) => {
-    await createQueues(jobPrefix);
-    const world = createWorld({
-      connectionString: url,
-      schema,
-      queueSchema,
-      jobPrefix,
-      securityToken: TOKEN,
-      maxPoolSize: poolSize++,
-      queueFactory: () => createPgBossHttpProxyQueue({ port }),
-      ...options,
-    });
-    t.after(() => world.close());
-    return /** @type {World} */ (/** @type {any} */ (world));
-  };
-}
-
-/** As `workflow-postgres-setup --job-prefix` does. @param {string} jobPrefix */
-async function createQueues(jobPrefix) {
-  const { url: connectionString, schema, queueSchema } = database;
-  await setup({ connectionString, schema, queueSchema, jobPrefix });
+  return (port, options) =>
+    makeWorld({ queueFactory: () => createPgBossHttpProxyQueue({ port }), ...options });
 }
 
 /**
@@ -61,18 +38,14 @@ async function createQueues(jobPrefix) {
  * @param {Test} t
  * @param {{ step?: Handler, flow?: Handler, token?: string, port?: number, namespace?: string }} handlers
  */
-async function app(t, { step, flow, token = TOKEN, port = 0, namespace = '' }) {
-  const { createQueueHandler } = createWorld({ securityToken: token });
-  const nothing = async () => {};
-  /** @type {Record<string, (request: Request) => Promise<Response>>} */
-  const routes = {
-    step: createQueueHandler(/** @type {any} */ (`__${namespace}wkf_step_`), step ?? nothing),
-    flow: createQueueHandler(/** @type {any} */ (`__${namespace}wkf_workflow_`), flow ?? nothing),
-  };
+async function app(t, { port = 0, ...handlers }) {
+  const served = /** @type {Record<string, (request: Request) => Promise<Response>>} */ (
+    routes(handlers)
+  );
   /** @type {{ headers: import('node:http').IncomingHttpHeaders, status: number }[]} */
   const deliveries = [];
   const server = createServer(async (incoming, response) => {
-    const route = routes[incoming.url?.split(/[/?]/).at(4) ?? ''];
+    const route = served[incoming.url?.split(/[/?]/).at(4) ?? ''];
     if (incoming.method !== 'POST' || !route) return void response.writeHead(200).end();
     const request = new Request(`http://localhost${incoming.url}`, {
       method: 'POST',
@@ -95,33 +68,6 @@ async function app(t, { step, flow, token = TOKEN, port = 0, namespace = '' }) {
   t.after(stop);
   const { port: bound } = /** @type {import('node:net').AddressInfo} */ (server.address());
   return { port: bound, deliveries, stop };
-}
-
-/** @template T @param {() => T | Promise<T>} look @returns {Promise<NonNullable<T>>} */
-async function until(look) {
-  for (const deadline = Date.now() + 60_000; ; await sleep(20)) {
-    const found = await look();
-    if (found) return found;
-    assert.ok(Date.now() < deadline, `this did not come true: ${look}`);
-  }
-}
-
-/** Messages of a test's queues. @param {string} messageId */
-async function isGone(messageId) {
-  const { rows } = await database.pool.query(
-    `SELECT FROM ${database.queueSchema}.job WHERE data ->> 'messageId' = $1`,
-    [messageId],
-  );
-  return rows.length === 0;
-}
-
-/** A promise and what resolves it. */
-function gate() {
-  let open = () => {};
-  const opened = new Promise((resolve) => {
-    open = () => resolve(undefined);
-  });
-  return { open, opened };
 }
 
 describe('a message', () => {
@@ -416,66 +362,5 @@ describe('a World', () => {
     await closing;
     assert.equal(written.run.status, 'pending');
     assert.equal(await isGone(messageId), true);
-  });
-});
-
-describe('a queue of one’s own', () => {
-  test('delivers through the HTTP proxy, from memory or from JSON', async (t) => {
-    /** @type {any[]} */
-    const calls = [];
-    const { port } = await app(t, {
-      step: (message, meta) => {
-        calls.push([message, meta]);
-        return { timeoutSeconds: 5 };
-      },
-      flow: () => {
-        throw new Error('lost');
-      },
-    });
-    const proxy = createHttpProxy({ port, securityToken: TOKEN });
-    /** @type {import('../../index.js').MessageData[]} */
-    const messages = [];
-    const push = async (/** @type {any} */ message) => void messages.push(message);
-    const world = createWorld({
-      securityToken: TOKEN,
-      queueFactory: () => ({ pushStep: push, pushFlow: push, start: async () => {} }),
-    });
-    const body = { stepId: 's', bytes: bytes('b') };
-    await world.queue('__wkf_step_ä', /** @type {any} */ (body), { idempotencyKey: 's' });
-    const [message] = messages;
-    for (const sent of [message, JSON.parse(JSON.stringify(message)), { ...message, attempt: 7 }]) {
-      const response = await proxy.proxyStep(sent);
-      assert.equal(response.status, 200);
-      assert.deepEqual(await response.json(), { timeoutSeconds: 5 });
-    }
-    const { messageId } = message;
-    assert.deepEqual(
-      calls,
-      [1, 1, 7].map((attempt) => [body, { queueName: '__wkf_step_ä', messageId, attempt }]),
-    );
-    const flow = { ...message, queueName: '__wkf_workflow_w', id: 'w' };
-    const failure = { name: 'WorkflowWorldError', status: 503, code: 'DELIVERY_FAILED' };
-    await assert.rejects(proxy.proxyWorkflow(flow), (/** @type {any} */ error) => {
-      assert.deepEqual(
-        { ...failure, ...error, name: error.name, response: undefined },
-        { ...failure, response: undefined },
-      );
-      return error.response.status === 500;
-    });
-    const stranger = createHttpProxy({ port, securityToken: 'another-token' });
-    await assert.rejects(stranger.proxyStep(message), /401/);
-    assert.equal(calls.length, 3);
-  });
-
-  test('of which the app is not there is told', async () => {
-    const proxy = createHttpProxy({ port: await freePort(), securityToken: TOKEN });
-    const message = {
-      id: 's',
-      queueName: '__wkf_step_s',
-      messageId: 'msg_1',
-      attempt: 1,
-      data: bytes('{}'),
-    };
-    await assert.rejects(proxy.proxyStep(message));
   });
 });

@@ -34,16 +34,16 @@ export async function eventually(condition, { within = 120_000, every = 50, repo
  * it is gone after the test.
  *
  * @param {import('../support/database.mjs').Test} t
- * @param {{ url?: string }} [options] of testDatabase
+ * @param {{ url?: string, foreignQueue?: boolean }} [options] of testDatabase and assertInvariants
  */
-export async function fixture(t, options) {
+export async function fixture(t, { url, foreignQueue } = {}) {
   /** @type {import('../support/app.mjs').App[]} */
   const apps = [];
   // Hooks run in the order of their registration: the apps go before the database does.
   t.after(async () => {
     await Promise.all(apps.map((app) => app.kill()));
   });
-  const database = await testDatabase(t, options);
+  const database = await testDatabase(t, { url });
   const directory = await mkdtemp(path.join(tmpdir(), 'ledger-'));
   t.after(() => rm(directory, { recursive: true }));
   const file = path.join(directory, 'ledger.jsonl');
@@ -112,7 +112,7 @@ export async function fixture(t, options) {
      */
     until: (runIds, condition) => eventually(condition, { report: () => report(runIds) }),
 
-    check: () => assertInvariants(database),
+    check: () => assertInvariants(database, { foreignQueue }),
   };
 }
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** @typedef {{ pool: import('pg').Pool, schema: string, queueSchema: string }} Database */
+/** @typedef {{ foreignQueue?: boolean }} Options `foreignQueue`: messages wait elsewhere than in our tables */
 /** @typedef {{ rule: string, runId: string, details: unknown }} Violation */
 
 /**
@@ -140,7 +141,10 @@ const rules = {
     ) folded USING (run_id, correlation_id)
     WHERE ROW(stored.status, stored.completed_at)
       IS DISTINCT FROM ROW(folded.status, folded.completed_at)`,
+};
 
+/** Where messages wait in pg-boss's tables. */
+const queueRules = {
   'a finished run has no live message': `
     SELECT run_id, to_json(messages) AS details FROM messages JOIN ends USING (run_id)`,
 
@@ -160,6 +164,12 @@ const rules = {
     SELECT run_id, to_json(messages) AS details FROM messages
     WHERE state = 'active'
       AND COALESCE(heartbeat_on, started_on) < now() - heartbeat_seconds * interval '1 second'`,
+};
+
+/** Where they wait elsewhere. */
+const foreignQueueRules = {
+  'no message is in a queue that nobody uses': `
+    SELECT run_id, to_json(messages) AS details FROM messages`,
 };
 
 /** @param {string} name */
@@ -190,10 +200,12 @@ const prelude = ({ schema, queueSchema }) => `
  * What in the log, the entities derived from it and the queue contradicts the design.
  *
  * @param {Database} database
+ * @param {Options} [options]
  * @returns {Promise<Violation[]>}
  */
-export async function violations(database) {
-  const branches = Object.entries(rules).map(
+export async function violations(database, { foreignQueue = false } = {}) {
+  const all = { ...rules, ...(foreignQueue ? foreignQueueRules : queueRules) };
+  const branches = Object.entries(all).map(
     ([rule, query]) => `SELECT '${rule}' AS rule, run_id, details::text FROM (${query}) q`,
   );
   // One statement, so that all rules see the same moment.
@@ -210,14 +222,14 @@ export async function violations(database) {
  * run that has ended its last messages.
  *
  * @param {Database} database
- * @param {{ within?: number }} [options] milliseconds
+ * @param {Options & { within?: number }} [options] milliseconds
  */
-export async function assertInvariants(database, { within = 60_000 } = {}) {
+export async function assertInvariants(database, { within = 60_000, ...options } = {}) {
   const deadline = Date.now() + within;
-  let found = await violations(database);
+  let found = await violations(database, options);
   while (found.length > 0 && Date.now() < deadline) {
     await sleep(250);
-    found = await violations(database);
+    found = await violations(database, options);
   }
   if (found.length === 0) return;
   const lines = found.slice(0, 20).map((v) => `${v.rule}: ${v.runId} ${JSON.stringify(v.details)}`);

@@ -1,49 +1,24 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { after, describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import { createWorld } from '../../index.js';
 import { refusal, runCreated, ulid } from '../storage/fixture.mjs';
 import { wiretap } from '../storage/wiretap.mjs';
 import { testDatabase } from '../support/database.mjs';
+import { printed as printedBy, runProgram } from '../support/program.mjs';
 
 const database = await testDatabase({ after });
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const { url, schema, queueSchema } = database;
 const options = { connectionString: url, schema, queueSchema, securityToken: 'token-of-the-tests' };
 
-/**
- * Runs a program in a process of its own, in the folder of the package, which it can import by name.
- *
- * @param {string} program
- * @param {{ env?: Record<string, string | undefined>, type?: 'module' | 'commonjs' }} [options]
- */
-async function run(program, { env = {}, type = 'module' } = {}) {
-  const child = spawn(process.execPath, [`--input-type=${type}`, '--eval', program], {
-    cwd: ROOT,
-    env: { PATH: process.env.PATH, ...database.env, ...env },
-    timeout: 60_000,
-  });
-  let output = '';
-  let errors = '';
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    output += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text) => {
-    errors += text;
-  });
-  const [code, signal] = await once(child, 'close');
-  return { code, signal, output, errors };
-}
+/** @param {string} program @param {Partial<import('../support/program.mjs').ProgramOptions>} [more] */
+const run = (program, more) => runProgram(program, withDatabase(more));
 
 /** The JSON that a program prints. @param {Parameters<typeof run>} args */
-async function printed(...args) {
-  const { code, signal, output, errors } = await run(...args);
-  assert.deepEqual([code, signal], [0, null], errors + output);
-  return JSON.parse(output);
-}
+const printed = (...[program, more]) => printedBy(program, withDatabase(more));
+
+/** @param {Partial<import('../support/program.mjs').ProgramOptions>} [options] */
+const withDatabase = (options) => ({ ...options, env: { ...database.env, ...options?.env } });
 
 describe('createWorld', () => {
   test('gives a plain object of plain functions, at once', async () => {

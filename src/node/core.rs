@@ -115,17 +115,23 @@ impl Core {
         migrations::check(&self.database).await.map_err(to_js)
     }
 
-    /// JSON of `{roundTripMs, notifications}`; fails where PostgreSQL does not answer.
+    /// JSON of `{roundTripMs, notifications}`, with `error` instead where PostgreSQL does not answer.
     #[napi]
     pub async fn health(&self) -> napi::Result<String> {
-        let round_trip = self.database.ping().await.map_err(to_js)?;
+        let round_trip = self.database.ping().await;
         let notifications = match &self.database.notifications {
             all if all.is_listening() => "listening",
             all if all.subscriptions() > 0 => "polling",
             _ => "idle",
         };
-        let round_trip_ms = (round_trip.as_secs_f64() * 10_000.0).round() / 10.0;
-        to_json(&json!({"roundTripMs": round_trip_ms, "notifications": notifications})).map_err(to_js)
+        let health = match round_trip {
+            Ok(round_trip) => {
+                let round_trip_ms = (round_trip.as_secs_f64() * 10_000.0).round() / 10.0;
+                json!({"roundTripMs": round_trip_ms, "notifications": notifications})
+            }
+            Err(error) => json!({"error": error.to_string(), "notifications": notifications}),
+        };
+        to_json(&health).map_err(to_js)
     }
 
     #[napi]

@@ -117,7 +117,7 @@ impl Deliver for FunctionProxy {
                     let status = u16::try_from(answer.status).unwrap_or(500);
                     proxy::outcome("The entrypoint", status, answer.body.as_bytes())
                 }
-                // It never rejects, so Node is about to end, and nobody has taken the message.
+                // It never rejects, so its thread has ended, and nobody will execute the message.
                 Err(error) => Outcome::Unreachable { error: error.to_string() },
             }
         }

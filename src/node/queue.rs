@@ -5,6 +5,7 @@ use std::time::Duration;
 use napi::bindgen_prelude::block_on;
 use napi_derive::napi;
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::bytes::Bytes;
@@ -76,6 +77,7 @@ pub struct PgBossQueue {
     tokens: Tokens,
     /// Set by the first start.
     deliver: OnceLock<Arc<dyn Deliver>>,
+    runtime: OnceLock<Handle>,
 }
 
 #[napi]
@@ -90,6 +92,7 @@ impl PgBossQueue {
             target: config.target.clone(),
             tokens: config.tokens.clone(),
             deliver: OnceLock::new(),
+            runtime: OnceLock::new(),
         }
     }
 
@@ -112,6 +115,7 @@ impl PgBossQueue {
             None => Arc::new(HttpProxy::new(&self.target, &self.tokens).map_err(to_js)?),
         };
         let deliver = self.deliver.get_or_init(|| deliver);
+        self.runtime.get_or_init(Handle::current);
         self.queue.start(Arc::clone(deliver)).await.map_err(to_js)
     }
 
@@ -143,6 +147,17 @@ impl PgBossQueue {
         let _ = block_on(async {
             timeout(Duration::from_millis(limit_ms.into()), self.queue.close(Duration::ZERO)).await
         });
+    }
+}
+
+/// Also when Node terminates the thread that it was made in, while the process lives on: nobody will
+/// end its deliveries.
+impl Drop for PgBossQueue {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.get() {
+            let queue = Arc::clone(&self.queue);
+            runtime.spawn(async move { queue.close(Duration::ZERO).await });
+        }
     }
 }
 

@@ -86,8 +86,9 @@ impl HttpProxy {
         let headers = response
             .headers()
             .iter()
+            // A character per byte, as JavaScript's Headers have it.
             .map(|(name, value)| {
-                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+                (name.as_str().to_owned(), value.as_bytes().iter().copied().map(char::from).collect())
             })
             .collect();
         let body = response.bytes().await.map_err(unreachable)?;

@@ -1,5 +1,5 @@
 // A plain node:http host of the compiled workflows in the directory given as argument, and of an
-// RPC by which tests call the SDK inside this process.
+// RPC by which tests call the SDK inside this process. TEST_PATTERN names one of the `worlds`.
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import path from 'node:path';
@@ -7,9 +7,17 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { pathToFileURL } from 'node:url';
 import { deserialize, serialize } from 'node:v8';
-import { getWorld, recreateRunFromExisting } from '@workflow/core/runtime';
+import { getWorld, healthCheck, recreateRunFromExisting } from '@workflow/core/runtime';
+import {
+  createFunctionProxy,
+  createHttpProxy,
+  createPgBossFunctionProxyQueue,
+  createPgBossHttpProxyQueue,
+  createWorld,
+} from '@workflow/world-postgres';
 import { getRun, resumeHook, start } from 'workflow/api';
 
+/** @typedef {import('@workflow/world-postgres').QueueDriver} QueueDriver */
 /** @typedef {(request: Request) => Promise<Response>} Handler */
 
 const directory = process.argv[2];
@@ -17,6 +25,47 @@ const directory = process.argv[2];
 const load = (file) => import(pathToFileURL(path.join(directory, file)).href);
 const { ids } = await load('workflows.mjs');
 const [flow, step, webhook] = await Promise.all(['flow.cjs', 'step.cjs', 'webhook.mjs'].map(load));
+const entrypoints = { workflowEntrypoint: flow, stepEntrypoint: step };
+const { TEST_PATTERN = 'http', TEST_REDIS_URL, TEST_QUEUE_URL = '' } = process.env;
+
+/**
+ * Where the messages of this process go, and who executes them.
+ * @type {Record<string, undefined | (() => QueueDriver | Promise<QueueDriver>)>}
+ */
+const queues = {
+  function: () => createPgBossFunctionProxyQueue(entrypoints),
+  worker: () => createPgBossHttpProxyQueue({ baseUrl: process.env.TEST_APP_URL }),
+  async bullmq() {
+    const { createBullMQQueue } = await import('../../../examples/queues/bullmq.mjs');
+    return createBullMQQueue({
+      proxy: createHttpProxy({ port: Number(process.env.PORT) }),
+      url: TEST_REDIS_URL,
+      prefix: process.env.WORKFLOW_POSTGRES_SCHEMA,
+    });
+  },
+  async sqs() {
+    const { createInMemorySqs, createSqsQueue } = await import(
+      '../../../examples/queues/in-memory-sqs.mjs'
+    );
+    return createSqsQueue({
+      sqs: createInMemorySqs({ seed: Number(process.env.TEST_SEED) }),
+      proxy: createFunctionProxy(entrypoints),
+      stepQueueUrl: 'memory:steps',
+      flowQueueUrl: 'memory:flows',
+      visibilitySeconds: 2,
+    });
+  },
+  serverless: () => {
+    const send = async (/** @type {object} */ message) => {
+      const response = await fetch(TEST_QUEUE_URL, {
+        method: 'POST',
+        body: JSON.stringify(message),
+      });
+      if (!response.ok) throw new Error(`the queue answered ${response.status}`);
+    };
+    return { pushStep: send, pushFlow: send, start: async () => {} };
+  },
+};
 
 /** @type {Record<string, (...args: any[]) => unknown>} */
 const methods = {
@@ -30,6 +79,8 @@ const methods = {
   readStream: (runId, options) => collect(getRun(runId).getReadable(options)),
   run: (runId) => getWorld().runs.get(runId),
   events: async (runId) => (await getWorld().events.list({ runId })).data,
+  healthCheck: (endpoint) => healthCheck(getWorld(), endpoint, { timeout: 60_000 }),
+  health: () => world.health(),
   hooks: async (runId) => (await getWorld().hooks.list({ runId })).data,
 };
 
@@ -85,12 +136,18 @@ await once(server, 'listening');
 const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
 process.env.PORT = String(port);
 
+// The default is what the SDK makes of WORKFLOW_TARGET_WORLD.
+const driver = await queues[TEST_PATTERN]?.();
+const world = /** @type {import('@workflow/world-postgres').PostgresWorld} */ (
+  driver ? createWorld({ queueFactory: () => driver }) : getWorld()
+);
+
 process.once('SIGTERM', async () => {
-  await getWorld().close?.();
+  await world.close();
   process.exit();
 });
 // The test has gone.
 process.once('disconnect', () => process.exit());
 
-if (process.env.TEST_START !== 'false') await getWorld().start?.();
+if (process.env.TEST_START !== 'false') await world.start();
 process.send?.({ port });

@@ -20,6 +20,7 @@ import {
   createWorld,
 } from '@workflow/world-postgres';
 import type * as drivers from '@workflow/world-postgres/queue-drivers/types';
+import { type DriverTarget, testQueueDriver } from '@workflow/world-postgres/testing';
 
 type Is<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : never;
 
@@ -45,6 +46,8 @@ export const makers: [
 
 const post: Entrypoint = async (request: Request) => Response.json(await request.json());
 const module: Entrypoint = { POST: async (_: Request) => new Response() };
+
+testQueueDriver('mine', (_: DriverTarget): QueueDriver => createPgBossHttpProxyQueue());
 
 /** The World serves as the SDK's, and tells how it is. */
 export async function use(world: PostgresWorld): Promise<WorldHealth> {

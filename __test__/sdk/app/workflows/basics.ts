@@ -24,6 +24,12 @@ export async function sequential(steps: number, ms = 0) {
   return total;
 }
 
+/** Its queue has the word in its name that the first README's handler looks for. */
+export async function stepwise(value: unknown) {
+  'use workflow';
+  return repeat(value);
+}
+
 export async function fanOut(width: number, ms = 0) {
   'use workflow';
   const squares = await Promise.all(Array.from({ length: width }, (_, n) => square(n, ms)));
