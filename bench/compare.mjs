@@ -1,7 +1,7 @@
 // Our World next to the official package, on one PostgreSQL and in the same process layout: one app
 // process that serves HTTP and works. The Worlds take turns; each turn has a fresh database.
 //
-//   npm run bench -- [--rounds 3] [--worlds ours,official] [--only load,idle]
+//   npm run bench -- [--rounds 3] [--worlds http,function,official] [--only load,idle]
 import { mkdir, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';

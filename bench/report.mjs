@@ -41,27 +41,28 @@ export function summarize(results) {
 }
 
 /**
- * A table with a column per World; where there are two, also their ratio.
+ * A table with a column per World, and one for each ratio to the last of them.
  *
  * @param {ReturnType<typeof summarize>} summaries
  * @param {string} environment
  */
 export function table(summaries, environment) {
   const worlds = Object.keys(summaries);
-  const [first, second] = worlds;
-  const ratio = worlds.length === 2;
+  const [first, last] = [worlds[0], worlds[worlds.length - 1]];
+  const others = worlds.slice(0, -1);
   const measured = rows.filter(([key]) => key in summaries[first]);
   const lines = measured.map(([key, label, digits]) => {
     const cells = worlds.map((world) => {
       const { median, min, max } = summaries[world][key];
       return `${median.toFixed(digits)} (${min.toFixed(digits)}–${max.toFixed(digits)})`;
     });
-    if (ratio) {
-      cells.push(`${(summaries[first][key].median / summaries[second][key].median).toFixed(2)}×`);
+    for (const world of others) {
+      const ratio = summaries[world][key].median / summaries[last][key].median;
+      cells.push(`${ratio.toFixed(2)}×`);
     }
     return [label, ...cells];
   });
-  const head = ['median (min–max)', ...worlds, ...(ratio ? [`${first} / ${second}`] : [])];
+  const head = ['median (min–max)', ...worlds, ...others.map((world) => `${world} / ${last}`)];
   const rule = head.map((_, index) => (index === 0 ? '---' : '--:'));
   const markdown = [head, rule, ...lines].map((cells) => `| ${cells.join(' | ')} |`);
   return `${environment}\n\n${markdown.join('\n')}\n`;

@@ -12,18 +12,21 @@ const run = promisify(execFile);
  * @property {string} target the value of WORKFLOW_TARGET_WORLD
  * @property {string} setup program that prepares an empty database
  * @property {string} runs table of the runs
+ * @property {Record<string, string>} [env] of the app
  */
 
 const officialEntry = fileURLToPath(import.meta.resolve('official-world-postgres'));
 
+const ours = {
+  target: '@workflow/world-postgres',
+  setup: path.join(root, 'bin/workflow-postgres-setup.js'),
+  runs: 'workflow_world.workflow_runs',
+};
+
 /** @type {Record<string, World>} */
 export const worlds = {
-  ours: {
-    name: 'ours',
-    target: '@workflow/world-postgres',
-    setup: path.join(root, 'bin/workflow-postgres-setup.js'),
-    runs: 'workflow_world.workflow_runs',
-  },
+  http: { ...ours, name: 'ours, HTTP' },
+  function: { ...ours, name: 'ours, function', env: { TEST_PATTERN: 'function' } },
   official: {
     name: 'official 4.3.7',
     target: officialEntry,
@@ -50,6 +53,7 @@ export function environment(world, url) {
     WORKFLOW_POSTGRES_URL: url,
     WORKFLOW_POSTGRES_SECURITY_TOKEN: 'token-of-the-benchmark',
     WORKFLOW_POSTGRES_WORKER_CONCURRENCY: '10',
+    ...world.env,
   };
 }
 

@@ -268,6 +268,13 @@ function register(world, log) {
     });
     return () => {};
   }
+  const handlersOf = Reflect.get(globalThis, SDK_WORLDS[1]);
+  if (handlersOf && !(RECEIVER in handlersOf)) {
+    log({
+      level: 'warn',
+      message: `WORKFLOW_TARGET_WORLD is not set, and the SDK was loaded before this World was started: routes that were loaded too are another World's, which executes what anybody sends and may lose waits. Set it to ${JSON.stringify(PACKAGE)}`,
+    });
+  }
   for (const symbol of SDK_WORLDS) Reflect.set(globalThis, symbol, world);
   return () => {
     for (const symbol of SDK_WORLDS) {

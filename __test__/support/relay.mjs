@@ -11,6 +11,8 @@ export async function relay(t, target) {
   const { hostname, port } = new URL(target);
   /** @type {Set<import('node:net').Socket>} */
   const sockets = new Set();
+  /** @type {Set<import('node:net').Socket>} */
+  const upstreams = new Set();
   /** @type {'open' | 'refusing' | 'silent'} */
   let state = 'open';
   const drop = () => {
@@ -23,8 +25,12 @@ export async function relay(t, target) {
     if (state === 'refusing') return void client.destroy();
     if (state === 'silent') return;
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
+    upstreams.add(upstream);
     upstream.on('error', () => {});
-    upstream.on('close', () => client.destroy());
+    upstream.on('close', () => {
+      upstreams.delete(upstream);
+      client.destroy();
+    });
     client.on('close', () => upstream.destroy());
     client.pipe(upstream).pipe(client);
     client.resume();
@@ -42,6 +48,8 @@ export async function relay(t, target) {
     url: url.href,
     /** How many connections there are. */
     open: () => sockets.size,
+    /** From where PostgreSQL sees them come. */
+    ports: () => [...upstreams].map(({ localPort }) => localPort),
     /** Cuts all connections; new ones are refused, or nobody ever says a word to them. @param {'refusing' | 'silent'} how */
     cut(how) {
       state = how;

@@ -22,11 +22,12 @@ export function withoutRedis() {
 /**
  * A Redis of our own on a free loopback port that keeps nothing, gone when this process ends.
  *
+ * @param {{ port?: number }} [options]
  * @returns {Promise<{ url: string, port: number, stop: () => Promise<void> }>}
  */
-export async function startRedis() {
+export async function startRedis({ port = 0 } = {}) {
   const directory = await mkdtemp(path.join(tmpdir(), 'redis-'));
-  const port = await freePort();
+  port ||= await freePort();
   const settings = { port, bind: '127.0.0.1', dir: directory, save: '', appendonly: 'no' };
   const args = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, `${value}`]);
   // The shell stays for one thing: when this process is gone, however it ended, its input is at its

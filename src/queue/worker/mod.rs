@@ -1,0 +1,353 @@
+//! Claims jobs, has them delivered, settles them, and keeps its leases alive.
+//!
+//! One loop takes turns: each turn is one statement that settles what has ended and claims what there
+//! are slots for. While a turn is under way, what ends collects for the next. A second loop keeps
+//! time: heartbeats, sweeps, rescues.
+
+mod close;
+mod state;
+mod time;
+mod turns;
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use self::state::{Gate, Pacing, Running, Slots, State};
+use super::pace::{Paces, Situation};
+use super::store::{Action, Claim, Push, Pushed, Store};
+use super::timing::{CLAIM_AGAIN, backoff, retry_delay};
+use super::{Deliver, Delivery, Kind, Level, Log, Message, Outcome};
+use crate::config::QueueConfig;
+
+pub struct Worker {
+    store: Arc<Store>,
+    deliver: Arc<dyn Deliver>,
+    log: Arc<dyn Log>,
+    namespace: Option<String>,
+    state: Mutex<State>,
+    /// The turns look again.
+    wake: Notify,
+    /// Leases are held where none were.
+    beat: Notify,
+    /// Something has ended.
+    ended: Notify,
+    counters: Counters,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+#[derive(Default)]
+struct Counters {
+    deliveries: AtomicU64,
+    completed: AtomicU64,
+    failed: AtomicU64,
+    rescheduled: AtomicU64,
+    unreachable: AtomicU64,
+    lost: AtomicU64,
+    swept: AtomicU64,
+    rescued: AtomicU64,
+    claimed_at_once: AtomicU64,
+}
+
+/// What a worker does and did.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Whether the target takes deliveries.
+    pub target_ready: bool,
+    /// Whether notifications arrive; without them the worker polls.
+    pub listening: bool,
+    pub running_flows: usize,
+    pub running_steps: usize,
+    pub capacity: usize,
+    pub deliveries: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub rescheduled: u64,
+    /// Deliveries that nobody took; no attempt was spent.
+    pub unreachable: u64,
+    /// Leases that others took over while the delivery ran on.
+    pub leases_lost: u64,
+    /// Jobs of dead workers that this one gave back.
+    pub leases_swept: u64,
+    /// Runs without a message that were woken.
+    pub runs_rescued: u64,
+    /// Jobs that were claimed as they were inserted.
+    pub claimed_at_once: u64,
+}
+
+impl Worker {
+    pub fn start(
+        store: Arc<Store>,
+        config: &QueueConfig,
+        deliver: Arc<dyn Deliver>,
+        log: Arc<dyn Log>,
+    ) -> Arc<Self> {
+        let capacity = config.concurrency as usize;
+        let slots = || Slots { capacity, free: capacity, backlog: true, signals: 0, next: None };
+        let worker = Arc::new(Self {
+            store,
+            deliver,
+            log,
+            namespace: config.namespace.clone(),
+            state: Mutex::new(State {
+                slots: [slots(), slots()],
+                running: HashMap::new(),
+                settlements: Vec::new(),
+                gate: Gate { open: false, closings: 0 },
+                closing: false,
+                paces: Paces::default(),
+                trouble: None,
+            }),
+            wake: Notify::new(),
+            beat: Notify::new(),
+            ended: Notify::new(),
+            counters: Counters::default(),
+            tasks: Mutex::default(),
+        });
+        worker.spawn(Arc::clone(&worker).take_turns());
+        worker.spawn(Arc::clone(&worker).keep_time());
+        worker.spawn(Arc::clone(&worker).listen());
+        worker.spawn(Arc::clone(&worker).knock(Duration::ZERO));
+        worker
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(tokio::spawn(task).abort_handle());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn health(&self) -> Health {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let state = self.state();
+        let running = |kind| state.running.keys().filter(|claim| claim.kind == kind).count();
+        Health {
+            target_ready: state.gate.open,
+            listening: self.store.database.notifications.is_listening(),
+            running_flows: running(Kind::Flow),
+            running_steps: running(Kind::Step),
+            capacity: state.slots(Kind::Flow).capacity,
+            deliveries: count(&self.counters.deliveries),
+            completed: count(&self.counters.completed),
+            failed: count(&self.counters.failed),
+            rescheduled: count(&self.counters.rescheduled),
+            unreachable: count(&self.counters.unreachable),
+            leases_lost: count(&self.counters.lost),
+            leases_swept: count(&self.counters.swept),
+            runs_rescued: count(&self.counters.rescued),
+            claimed_at_once: count(&self.counters.claimed_at_once),
+        }
+    }
+
+    /// Reserves a slot for a message that is about to be pushed, if it may be claimed at once.
+    pub fn prepare(&self, push: &mut Push) {
+        let mut state = self.state();
+        let kind = push.message.kind;
+        let (open, closing) = (state.gate.open, state.closing);
+        let running = kind == Kind::Flow && state.delivering(kind, &push.group) > 0;
+        if kind == Kind::Flow {
+            let steps = state.delivering(Kind::Step, &push.group);
+            let backlog = state.slots(Kind::Step).backlog;
+            state.paces.hold(push, Situation { replaying: running, steps, backlog });
+        }
+        // A delivery of the same run that is not acknowledged yet: should PostgreSQL crash and forget the
+        // push, it forgets the acknowledgement as well, and the delivery comes again and pushes again.
+        push.durable = Kind::ALL.iter().all(|kind| state.delivering(*kind, &push.group) == 0);
+        let delayed = !push.delay.is_zero();
+        let slots = state.slots_mut(kind);
+        push.claim = open && !closing && !delayed && !running && !slots.backlog && slots.free > 0;
+        // Our turn after the delivery that is running, or our timer, finds it.
+        push.quiet = !closing && (running || delayed);
+        slots.free -= usize::from(push.claim);
+    }
+
+    pub fn pushed(self: &Arc<Self>, pushes: &[Push], pushed: &[Pushed]) {
+        for (push, pushed) in pushes.iter().zip(pushed) {
+            let kind = push.message.kind;
+            let Some(claim) = &pushed.claim else {
+                let mut state = self.state();
+                let running = state.delivering(kind, &push.group) > 0;
+                let slots = state.slots_mut(kind);
+                slots.free += usize::from(push.claim);
+                match push.delay {
+                    delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
+                    // What is quiet because its run was being delivered is seen by the turn that ends that
+                    // delivery, unless it has ended meanwhile.
+                    _ if pushed.waits && !(push.quiet && running) => slots.signal(),
+                    _ => {}
+                }
+                drop(state);
+                self.wake.notify_one();
+                continue;
+            };
+            self.counters.claimed_at_once.fetch_add(1, Ordering::Relaxed);
+            let message = Message::clone(&push.message);
+            let delivery = message.into_delivery(self.namespace.as_deref(), 1);
+            self.run(claim.clone(), push.group.clone(), Ok(delivery), 1);
+        }
+    }
+
+    pub fn not_pushed(&self, pushes: &[Push]) {
+        let mut state = self.state();
+        for push in pushes.iter().filter(|push| push.claim) {
+            state.slots_mut(push.message.kind).free += 1;
+        }
+    }
+
+    /// Delivers a job for which a slot is taken.
+    fn run(
+        self: &Arc<Self>,
+        claim: Claim,
+        group: String,
+        delivery: std::result::Result<Delivery, String>,
+        attempt: u32,
+    ) {
+        {
+            let mut state = self.state();
+            if state.running.is_empty() {
+                self.beat.notify_one();
+            }
+            if claim.kind == Kind::Flow {
+                state.paces.delivering(&group);
+            }
+            state.running.insert(
+                claim.clone(),
+                Running { group, since: Instant::now(), task: None, settling: false, lost: false },
+            );
+            if state.closing {
+                state.settle(&claim, Action::Release);
+                self.wake.notify_one();
+                return;
+            }
+        }
+        self.counters.deliveries.fetch_add(1, Ordering::Relaxed);
+        let worker = Arc::clone(self);
+        let job = claim.clone();
+        let task = tokio::spawn(async move {
+            let outcome = match delivery {
+                Ok(delivery) => AssertUnwindSafe(async { worker.deliver.deliver(delivery).await })
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Outcome::Failed { error: "the delivery panicked".to_owned() }),
+                Err(error) => Outcome::Failed { error },
+            };
+            worker.finish(&job, outcome, attempt);
+        });
+        // The delivery may have ended already.
+        if let Some(running) = self.state().running.get_mut(&claim) {
+            running.task = Some(task.abort_handle());
+        }
+    }
+
+    fn finish(self: &Arc<Self>, claim: &Claim, outcome: Outcome, attempt: u32) {
+        let counter = match &outcome {
+            Outcome::Done => &self.counters.completed,
+            Outcome::Failed { .. } => &self.counters.failed,
+            Outcome::Reschedule { .. } => &self.counters.rescheduled,
+            Outcome::Unreachable { .. } => &self.counters.unreachable,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Outcome::Failed { error } = &outcome {
+            // Never routine: a step's own error is a delivery that went well.
+            self.log.log(
+                Level::Warn,
+                "A delivery failed and will be repeated",
+                &[("job", &claim.job_id), ("attempt", &attempt.to_string()), ("error", error)],
+            );
+        }
+
+        let mut unreachable = String::new();
+        let mut closed_now = None;
+        let mut state = self.state();
+        if !matches!(outcome, Outcome::Unreachable { .. }) {
+            state.gate.closings = 0;
+        } else if std::mem::take(&mut state.gate.open) {
+            closed_now = Some(state.gate.closings);
+            state.gate.closings = state.gate.closings.saturating_add(1);
+        }
+        let action = match outcome {
+            Outcome::Done => Action::Complete,
+            Outcome::Failed { error } => Action::Fail { error, delay: retry_delay(attempt) },
+            Outcome::Reschedule { delay } => Action::Reschedule { delay },
+            Outcome::Unreachable { error } => {
+                unreachable = error;
+                Action::Release
+            }
+        };
+        state.settle(claim, action);
+        let pacing = state.keep_pace(claim);
+        drop(state);
+        if let Some(pacing) = pacing {
+            self.spawn(Arc::clone(self).bring_forward(pacing));
+        }
+        if let Some(closings) = closed_now {
+            if closings == 0 {
+                self.log.log(
+                    Level::Warn,
+                    "The target does not take deliveries; they wait, and no attempt is spent",
+                    &[("error", &unreachable)],
+                );
+            }
+            self.spawn(Arc::clone(self).knock(backoff(closings)));
+        }
+        self.wake.notify_one();
+    }
+
+    /// A wake that was held back is due now. Should this fail, it comes at its own time.
+    async fn bring_forward(self: Arc<Self>, pacing: Pacing) {
+        let wake = match pacing {
+            Pacing::Wake(wake) => wake,
+            Pacing::Pause { run, mut pause } => loop {
+                sleep(pause).await;
+                let mut state = self.state();
+                let backlog = state.slots(Kind::Step).backlog;
+                if let Some(wake) = state.paces.due(&run, backlog) {
+                    break wake;
+                }
+                // With steps running, the end of the last one brings it forward.
+                if !state.paces.is_holding(&run) || state.delivering(Kind::Step, &run) > 0 || state.closing {
+                    return;
+                }
+                pause = CLAIM_AGAIN;
+            },
+        };
+        let mut pushes = [wake];
+        self.prepare(&mut pushes[0]);
+        match self.store.push(&pushes).await {
+            Ok(pushed) => self.pushed(&pushes, &pushed),
+            Err(_) => self.not_pushed(&pushes),
+        }
+    }
+
+    /// Opens the gate once the target answers.
+    async fn knock(self: Arc<Self>, first: Duration) {
+        sleep(first).await;
+        let mut knocks = 0;
+        while !self.deliver.ready().await {
+            sleep(backoff(knocks).min(Duration::from_secs(1))).await;
+            knocks = knocks.saturating_add(1);
+        }
+        let closings = {
+            let mut state = self.state();
+            state.gate.open = true;
+            state.gate.closings
+        };
+        if closings == 1 {
+            self.log.log(Level::Info, "The target takes deliveries again", &[]);
+        }
+        self.wake.notify_one();
+    }
+}

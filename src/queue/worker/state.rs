@@ -1,0 +1,147 @@
+//! What a worker remembers: its slots, what runs in them, and what is to be written.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::queue::Kind;
+use crate::queue::pace::Paces;
+use crate::queue::store::{Action, Claim, Push, Settlement};
+use crate::queue::timing::CLAIM_AGAIN;
+
+pub(super) struct State {
+    pub(super) slots: [Slots; 2],
+    pub(super) running: HashMap<Claim, Running>,
+    pub(super) settlements: Vec<Settlement>,
+    pub(super) gate: Gate,
+    pub(super) closing: bool,
+    pub(super) paces: Paces,
+    /// When PostgreSQL last failed us: the leases of others may have suffered from the same.
+    pub(super) trouble: Option<Instant>,
+}
+
+pub(super) struct Slots {
+    pub(super) capacity: usize,
+    pub(super) free: usize,
+    /// Jobs may be waiting to be claimed.
+    pub(super) backlog: bool,
+    /// Counts what spoke for a backlog, so that a claim under way does not clear what it cannot have seen.
+    pub(super) signals: u64,
+    /// When the next job will be due.
+    pub(super) next: Option<Instant>,
+}
+
+pub(super) struct Running {
+    pub(super) group: String,
+    pub(super) since: Instant,
+    /// `None` while it is being started.
+    pub(super) task: Option<AbortHandle>,
+    /// What became of it is being written.
+    pub(super) settling: bool,
+    /// Another worker has the job by now.
+    pub(super) lost: bool,
+}
+
+/// What follows from the end of a delivery for a wake that was held back.
+pub(super) enum Pacing {
+    Wake(Push),
+    Pause { run: String, pause: Duration },
+}
+
+impl Running {
+    /// Whether a turn to come will settle it, and look what waits for the same run.
+    pub(super) fn will_settle(&self, group: &str) -> bool {
+        self.group == group && !self.settling
+    }
+}
+
+/// Deliveries go out only while the target takes them.
+pub(super) struct Gate {
+    pub(super) open: bool,
+    /// How often in a row it turned out to be closed.
+    pub(super) closings: u32,
+}
+
+impl State {
+    pub(super) fn slots(&self, kind: Kind) -> &Slots {
+        &self.slots[kind as usize]
+    }
+
+    pub(super) fn slots_mut(&mut self, kind: Kind) -> &mut Slots {
+        &mut self.slots[kind as usize]
+    }
+
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        self.running.keys().cloned().collect()
+    }
+
+    /// How many deliveries of a run are going on.
+    pub(super) fn delivering(&self, kind: Kind, group: &str) -> usize {
+        self.running
+            .iter()
+            .filter(|(claim, running)| claim.kind == kind && running.will_settle(group))
+            .count()
+    }
+
+    /// Keeps the pace of a run whose delivery has ended.
+    pub(super) fn keep_pace(&mut self, claim: &Claim) -> Option<Pacing> {
+        let Running { group, since, .. } = self.running.get(claim)?;
+        let (run, took) = (group.clone(), since.elapsed());
+        let steps = self.delivering(Kind::Step, &run);
+        match claim.kind {
+            Kind::Flow => self.paces.replayed(&run, took, steps).map(|pause| Pacing::Pause { run, pause }),
+            Kind::Step => match self.paces.step_ended(&run, steps, self.slots(Kind::Step).backlog) {
+                Some(wake) => Some(Pacing::Wake(wake)),
+                None => (steps == 0 && self.paces.is_holding(&run))
+                    .then_some(Pacing::Pause { run, pause: CLAIM_AGAIN }),
+            },
+        }
+    }
+
+    /// A claim is settled once: what was given back on close cannot end as well.
+    pub(super) fn settle(&mut self, claim: &Claim, action: Action) {
+        if let Some(running) = self.running.get_mut(claim)
+            && !running.settling
+        {
+            running.settling = true;
+            self.settlements.push(Settlement { claim: claim.clone(), action });
+        }
+    }
+
+    /// When the turns should look without being woken.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        if self.closing || !self.gate.open {
+            return None;
+        }
+        self.slots.iter().filter_map(|slots| slots.next).min()
+    }
+
+    pub(super) fn at_rest(&self) -> bool {
+        self.running.is_empty()
+            && self.settlements.is_empty()
+            && self.slots.iter().all(|slots| slots.free == slots.capacity)
+    }
+}
+
+impl Slots {
+    pub(super) fn signal(&mut self) {
+        self.backlog = true;
+        self.signals += 1;
+    }
+
+    pub(super) fn due_in(&mut self, delay: Duration) {
+        let at = Instant::now() + delay;
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
+
+pub(super) fn settled(settlements: &[Settlement], kind: Kind) -> usize {
+    settlements.iter().filter(|settlement| settlement.claim.kind == kind).count()
+}
+
+/// The slots that a turn took for its claims beyond those of the jobs that it settles.
+pub(super) fn reserved(most: i32, settled: usize) -> usize {
+    usize::try_from(most).unwrap_or(0).saturating_sub(settled)
+}

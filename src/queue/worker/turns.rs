@@ -1,0 +1,134 @@
+//! Turns: each is one statement that settles what has ended and claims what there are slots for.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Worker;
+use super::state::{reserved, settled};
+use crate::error::Error;
+use crate::queue::store::{Claimed, Settlement, Turn};
+use crate::queue::timing::{CLAIM_AGAIN, backoff};
+use crate::queue::{Delivery, Kind};
+
+impl Worker {
+    pub(super) async fn take_turns(self: Arc<Self>) {
+        let mut failures = 0;
+        loop {
+            let Some((settlements, most)) = self.next_turn() else {
+                let next = self.state().next_due();
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = async { match next { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+                }
+                continue;
+            };
+            let signals = self.state().slots.each_ref().map(|slots| slots.signals);
+            match self.store.settle(&settlements, most).await {
+                Ok(turn) => {
+                    failures = 0;
+                    self.apply(&settlements, most, signals, turn);
+                }
+                // Nobody can settle anything any more; leases run out.
+                Err(Error::Closed) => return,
+                Err(error) => {
+                    self.trouble("Deliveries could not be settled or claimed; trying again", &error);
+                    {
+                        let mut state = self.state();
+                        for kind in Kind::ALL {
+                            let most = most[kind as usize].unwrap_or(0);
+                            let settled = settled(&settlements, kind);
+                            let slots = state.slots_mut(kind);
+                            slots.free += reserved(most, settled);
+                            slots.backlog = true;
+                        }
+                        // Fenced: writing it late does no harm, and no later than it would have been.
+                        state.settlements.splice(0..0, settlements);
+                    }
+                    sleep(backoff(failures)).await;
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// What the next statement is to do, with the slots for its claims taken; `None`: nothing.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn next_turn(&self) -> Option<(Vec<Settlement>, [Option<i32>; 2])> {
+        let mut state = self.state();
+        let claiming = state.gate.open && !state.closing;
+        let settlements = std::mem::take(&mut state.settlements);
+        let now = Instant::now();
+        let most = Kind::ALL.map(|kind| {
+            let settled = settled(&settlements, kind);
+            let slots = state.slots_mut(kind);
+            if slots.next.is_some_and(|at| at <= now) {
+                slots.next = None;
+                slots.signal();
+            }
+            if !claiming {
+                return None;
+            }
+            let most = if slots.backlog {
+                slots.free + settled
+            } else if kind == Kind::Flow {
+                // Only what waited for its run to be delivered.
+                settled
+            } else {
+                0
+            };
+            slots.free -= most.saturating_sub(settled);
+            (most > 0).then_some(i32::try_from(most).unwrap_or(i32::MAX))
+        });
+        (!settlements.is_empty() || most.iter().any(Option::is_some)).then_some((settlements, most))
+    }
+
+    pub(super) fn apply(
+        self: &Arc<Self>,
+        settlements: &[Settlement],
+        most: [Option<i32>; 2],
+        signals: [u64; 2],
+        turn: Turn,
+    ) {
+        self.lost(&turn.lost);
+        {
+            let mut state = self.state();
+            for settlement in settlements {
+                state.running.remove(&settlement.claim);
+                if let Some(delay) = settlement.action.delay() {
+                    let slots = state.slots_mut(settlement.claim.kind);
+                    if delay.is_zero() { slots.signal() } else { slots.due_in(delay) }
+                }
+            }
+            for kind in Kind::ALL {
+                let claimed = turn.claimed.iter().filter(|claimed| claimed.claim.kind == kind).count();
+                let asked = most[kind as usize].map(|most| usize::try_from(most).unwrap_or(0));
+                let again = turn.again.contains(&kind);
+                let slots = state.slots_mut(kind);
+                slots.free += reserved(most[kind as usize].unwrap_or(0), settled(settlements, kind));
+                slots.free += settled(settlements, kind);
+                slots.free -= claimed;
+                match asked {
+                    Some(_) if again => {
+                        slots.backlog = false;
+                        slots.due_in(CLAIM_AGAIN);
+                    }
+                    Some(asked) if claimed < asked => {
+                        slots.backlog = slots.signals != signals[kind as usize];
+                    }
+                    Some(_) => slots.backlog = true,
+                    None => {}
+                }
+            }
+            for (kind, delay) in turn.next {
+                state.slots_mut(kind).due_in(delay);
+            }
+        }
+        self.ended.notify_waiters();
+        for Claimed { claim, attempt, group, data } in turn.claimed {
+            let delivery =
+                Delivery::from_data(claim.kind, self.namespace.as_deref(), attempt, &claim.job_id, &data);
+            self.run(claim, group, delivery, attempt);
+        }
+    }
+}
