@@ -5,17 +5,14 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 const ISSUER: &str = "Upstash";
 /// Clocks differ; a signature lives for 5 minutes.
 const TOLERANCE_SECONDS: i64 = 10;
-
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-}
 
 #[derive(Deserialize)]
 struct Claims {
@@ -53,9 +50,9 @@ pub struct Signed {
 pub fn verify(keys: &[String], token: &str, url: &str, now_seconds: i64) -> Result<Signed, Refusal> {
     let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
     let (header, claims) = signed.split_once('.').ok_or(Refusal::Malformed)?;
-    // Pinned: neither `none` nor what the forger would like better.
-    let header: Header = decode(header)?;
-    if header.alg != "HS256" {
+    // Pinned: neither `none` nor what the forger would like better, and no extension changes what it means.
+    let header: Map<String, Value> = decode(header)?;
+    if header.get("alg") != Some(&"HS256".into()) || header.contains_key("crit") {
         return Err(Refusal::Malformed);
     }
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::Malformed)?;
@@ -84,8 +81,12 @@ impl Signed {
     }
 }
 
-fn decode<T: for<'a> Deserialize<'a>>(part: &str) -> Result<T, Refusal> {
+fn decode<T: DeserializeOwned>(part: &str) -> Result<T, Refusal> {
     let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)?;
+    // A struct could be read from a list, too.
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return Err(Refusal::Malformed);
+    }
     serde_json::from_slice(&json).map_err(|_| Refusal::Malformed)
 }
 
@@ -149,6 +150,8 @@ mod tests {
             let other = token("current", |header, _| header["alg"] = algorithm.into());
             assert_eq!(refusal(&other), Some(Refusal::Malformed), "{algorithm}");
         }
+        let extended = token("current", |header, _| header["crit"] = json!(["b64"]));
+        assert_eq!(refusal(&extended), Some(Refusal::Malformed));
         for claim in ["iss", "sub", "exp", "body"] {
             let without = token("current", |_, claims| {
                 claims.as_object_mut().unwrap().remove(claim);

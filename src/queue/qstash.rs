@@ -6,11 +6,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a message is tried to be published while QStash is away or busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_EXCERPT: usize = 300;
+const LONGEST_PLAIN_ID: usize = 100;
 /// As `encodeURIComponent` does.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -130,9 +134,10 @@ impl QStash {
             }
         }
         // A message without a key has its own id: so it can be published again when an answer was lost.
-        let key = delivery.idempotency_key.as_ref().unwrap_or(&delivery.message_id);
-        if let Ok(key) = HeaderValue::from_str(key) {
-            headers.insert("upstash-deduplication-id", key);
+        let key = delivery.idempotency_key.as_ref().filter(|key| !key.is_empty());
+        let key = key.unwrap_or(&delivery.message_id);
+        if let Ok(id) = HeaderValue::from_str(&deduplication_id(key)) {
+            headers.insert("upstash-deduplication-id", id);
         }
         let destination = self.destination(delivery.kind, &delivery.queue_name);
         Publication { destination, headers, body: delivery.body }
@@ -182,6 +187,8 @@ impl QStash {
                 let one = |_| accepted(answers.next().and_then(|answer| serde_json::from_value(answer).ok()));
                 publications.iter().map(one).collect()
             }
+            // One of them, or all together, are too much: which, each of them tells.
+            Err(Error::Queue(_)) => self.publish_each(publications).await,
             Err(error) => publications.iter().map(|_| Err(error.clone())).collect(),
         }
     }
@@ -258,6 +265,15 @@ impl Publication {
             .collect::<Option<_>>()?;
         Some(json!({"destination": self.destination, "headers": headers, "body": body}))
     }
+}
+
+/// QStash refuses ids with a colon, and headers hold visible ASCII.
+fn deduplication_id(key: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if key.len() <= LONGEST_PLAIN_ID && key.bytes().all(plain) {
+        return key.to_owned();
+    }
+    URL_SAFE_NO_PAD.encode(Sha256::digest(key))
 }
 
 fn accepted(answer: Option<Published>) -> Result<()> {
