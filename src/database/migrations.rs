@@ -6,7 +6,7 @@
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use super::{Database, render};
+use super::{Database, render, unprepared};
 use crate::error::{Error, Result, not_set_up};
 
 struct Migration {
@@ -55,7 +55,7 @@ pub async fn migrate(database: &Database) -> Result<Report> {
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
     // Concurrent CREATE SCHEMA IF NOT EXISTS statements can collide; one at a time cannot.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+    unprepared("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
         .bind(format!("workflow-postgres-setup:{}", database.config.schema))
         .execute(&mut *transaction)
         .await?;
@@ -88,7 +88,7 @@ pub async fn migrate(database: &Database) -> Result<Report> {
             &database.config,
             "INSERT INTO :\"schema\".workflow_migrations (version, name) VALUES ($1, $2)",
         );
-        sqlx::query(AssertSqlSafe(record))
+        unprepared(AssertSqlSafe(record))
             .bind(migration.version)
             .bind(migration.name)
             .execute(&mut *transaction)
@@ -132,7 +132,7 @@ pub async fn check(database: &Database) -> Result<()> {
 /// The functions look again after they have waited for a lock, and must then see what was committed.
 async fn check_isolation(connection: &mut PgConnection) -> Result<()> {
     let row =
-        sqlx::query("SELECT current_setting('default_transaction_isolation')").fetch_one(connection).await?;
+        unprepared("SELECT current_setting('default_transaction_isolation')").fetch_one(connection).await?;
     let isolation: String = row.try_get(0)?;
     if isolation == "read committed" {
         return Ok(());
@@ -152,12 +152,12 @@ enum State {
 }
 
 async fn inspect(connection: &mut PgConnection, database: &Database) -> Result<State> {
-    let row = sqlx::query(
+    let row = unprepared(
         "SELECT to_regclass(quote_ident($1) || '.workflow_migrations') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                         WHERE n.nspname = $1)",
     )
-    .bind(&database.config.schema)
+    .bind(database.config.schema.clone())
     .fetch_one(&mut *connection)
     .await?;
     let (ledger, anything): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
@@ -167,7 +167,7 @@ async fn inspect(connection: &mut PgConnection, database: &Database) -> Result<S
     }
     let sql =
         render(&database.config, "SELECT COALESCE(max(version), 0) FROM :\"schema\".workflow_migrations");
-    let version: i32 = match sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await {
+    let version: i32 = match unprepared(AssertSqlSafe(sql)).fetch_one(connection).await {
         Ok(row) => row.try_get(0)?,
         // Undefined column: a table of that name, but another program's.
         Err(error)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row, SqlSafeStr};
 use tokio::time::{Instant, timeout};
 
 use crate::config::DatabaseConfig;
@@ -162,9 +162,14 @@ impl Database {
     }
 }
 
+/// A statement that is not kept by name: it runs once, and a pooler may not know it the next time.
+fn unprepared(sql: impl SqlSafeStr) -> Query {
+    sqlx::query(sql).persistent(false)
+}
+
 /// An administrator may have made the schema for a role that may not create any.
 async fn schema_exists(connection: &mut PgConnection, schema: &str) -> Result<bool> {
-    let row = sqlx::query("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
+    let row = unprepared("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
         .bind(schema.to_owned())
         .fetch_one(connection)
         .await?;

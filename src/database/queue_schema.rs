@@ -2,9 +2,9 @@
 //! to us, so that it runs over our connection. A schema that somebody else made is never migrated.
 
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
-use super::{Database, render};
+use super::{Database, render, unprepared};
 use crate::error::{Error, Result};
 
 /// The comment that tells our installation from a user's own pg-boss.
@@ -26,27 +26,28 @@ pub enum QueueSchema {
 
 pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     let mut connection = database.acquire().await?;
-    let row = sqlx::query(
+    let mut transaction = connection.begin().await?;
+    let row = unprepared(
         "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                         WHERE n.nspname = $1),
                 COALESCE(obj_description(to_regclass(quote_ident($1) || '.version'), 'pg_class') = $2, false)",
     )
-    .bind(&database.config.queue_schema)
+    .bind(database.config.queue_schema.clone())
     .bind(MARK)
-    .fetch_one(&mut *connection)
+    .fetch_one(&mut *transaction)
     .await?;
     let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !installed {
         return Ok(if anything {
             QueueSchema::Foreign
         } else {
-            let schema = super::schema_exists(&mut connection, &database.config.queue_schema).await?;
+            let schema = super::schema_exists(&mut transaction, &database.config.queue_schema).await?;
             QueueSchema::Absent { schema }
         });
     }
     let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
-    let version = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?.try_get(0)?;
+    let version = unprepared(AssertSqlSafe(sql)).fetch_one(&mut *transaction).await?.try_get(0)?;
     Ok(QueueSchema::PgBoss { version, ours })
 }
 
