@@ -1,6 +1,8 @@
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { startQStash } from '../../scripts/support/qstash.mjs';
 import { createPostgresUpstashWorld } from '../../upstash.js';
 
@@ -125,6 +127,21 @@ export function routes({ createQueueHandler }, handle) {
     if (last === 'flow' || last === 'step') return handlers[last](request);
     return new Response(null, { status: 404 });
   };
+}
+
+/**
+ * By the clock that tests do not replace.
+ *
+ * @template T
+ * @param {() => T | Promise<T>} look
+ * @returns {Promise<NonNullable<T>>}
+ */
+export async function until(look) {
+  for (const deadline = performance.now() + 60_000; ; await sleep(10)) {
+    const found = await look();
+    if (found) return found;
+    assert.ok(performance.now() < deadline, `this did not come true: ${look}`);
+  }
 }
 
 /** @param {Promise<unknown>} promise @returns {Promise<any>} */

@@ -5,8 +5,7 @@ import { inspect } from 'node:util';
 import { Client } from '@upstash/qstash';
 import { createWorld } from '../../index.js';
 import { createQStashQueue } from '../../upstash.js';
-import { until } from '../queue/fixture.mjs';
-import { APP, errorOf, NOWHERE, place, queueOptions, ROUTES } from './fixture.mjs';
+import { APP, errorOf, NOWHERE, place, queueOptions, ROUTES, until } from './fixture.mjs';
 
 /** @typedef {import('../../scripts/support/qstash.mjs').QStash} QStash */
 /** @typedef {import('../../scripts/support/qstash.mjs').ApiRequest} ApiRequest */

@@ -4,8 +4,7 @@ import { describe, test } from 'node:test';
 import { Client, QstashDailyRatelimitError, Receiver } from '@upstash/qstash';
 import { startQStash } from '../../scripts/support/qstash.mjs';
 import { compileExpression } from '../../scripts/support/qstash-expression.mjs';
-import { until } from '../queue/fixture.mjs';
-import { errorOf, serve } from './fixture.mjs';
+import { errorOf, serve, until } from './fixture.mjs';
 
 /** @typedef {import('../../scripts/support/qstash.mjs').QStash} QStash */
 /** @typedef {{ headers: Headers, body: string, url: string }} Received */
