@@ -129,3 +129,14 @@ impl StreamReader {
 fn poll_interval(waited: Duration) -> Duration {
     (waited / 600).clamp(POLL_FIRST, POLL_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_waits_long_polls_rarely() {
+        let after = |seconds| poll_interval(Duration::from_secs(seconds)).as_millis();
+        assert_eq!([0, 60, 300, 600, 86_400].map(after), [100, 100, 500, 1000, 1000]);
+    }
+}
