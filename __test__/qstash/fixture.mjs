@@ -19,7 +19,15 @@ export const NOWHERE = 'postgres://nobody:hunter2@127.0.0.1:1/nothing';
 export const APP = 'https://app.example';
 export const ROUTES = `${APP}/.well-known/workflow/v1`;
 
-/** The environment decides nothing here. */
+/** Where a real QStash is, for those who have one. */
+export const real = {
+  url: process.env.QSTASH_DEV_URL ?? process.env.QSTASH_URL,
+  token: process.env.QSTASH_TOKEN,
+  targetUrl: process.env.QSTASH_TARGET_URL,
+  targetPort: Number(process.env.QSTASH_TARGET_PORT ?? 0),
+};
+
+// From here on the environment decides nothing.
 for (const name of Object.keys(process.env)) {
   if (/^(QSTASH_|DATABASE_URL$|DEPLOYMENT_ID$|WORKFLOW_)/.test(name)) delete process.env[name];
 }
