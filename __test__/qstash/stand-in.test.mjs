@@ -34,6 +34,15 @@ const clientOf = ({ url, token }) =>
 
 const quiet = () => {};
 
+/** Its clock skips what nobody waits for, but for the seconds of a busy machine. @param {QStash} qstash @param {number[]} seconds */
+function assertPauses({ deliveries }, seconds) {
+  const pauses = deliveries.slice(1).map(({ at }, index) => (at - deliveries[index].at) / 1000);
+  assert.equal(pauses.length, seconds.length);
+  for (const [index, pause] of pauses.entries()) {
+    assert.ok(pause >= seconds[index] && pause < seconds[index] + 60, `${pauses}`);
+  }
+}
+
 test('delivers what the official client publishes, and its Receiver accepts the signature', async (t) => {
   const { qstash, received, app, client } = await standIn(t);
   const { current, next } = qstash.keys();
@@ -189,7 +198,7 @@ describe('repeats a delivery', () => {
 
   test('after the pause that was asked for', async (t) => {
     const answers = [
-      new Response(null, { status: 503, headers: { 'retry-after': '20' } }),
+      new Response(null, { status: 503, headers: { 'retry-after': '200' } }),
       new Response(null, { status: 503, headers: { 'retry-after': '6m5s' } }),
       // More than a day does not count.
       new Response(null, { status: 503, headers: { 'retry-after': '100000' } }),
@@ -197,11 +206,14 @@ describe('repeats a delivery', () => {
       new Response(),
     ];
     const { qstash, client, app } = await standIn(t, { impatient: true }, (n) => answers[n - 1]);
-    await client.publish({ url: app, retries: 5, retryDelay: '1000 * (1 + retried)', body: 'x' });
+    await client.publish({
+      url: app,
+      retries: 5,
+      retryDelay: '1000000 * (1 + retried)',
+      body: 'x',
+    });
     await until(() => qstash.deliveries.length === 5);
-    const times = qstash.deliveries.map(({ at }) => at);
-    const pauses = times.slice(1).map((time, index) => Math.floor((time - times[index]) / 1000));
-    assert.deepEqual(pauses, [20, 365, 3, 4]);
+    assertPauses(qstash, [200, 365, 3000, 4000]);
   });
 
   test('after its own, where none was', async (t) => {
@@ -212,9 +224,7 @@ describe('repeats a delivery', () => {
     );
     await client.publish({ url: app, retries: 5, body: 'x' });
     await until(() => qstash.deliveries.length === 4);
-    const times = qstash.deliveries.map(({ at }) => at);
-    const pauses = times.slice(1).map((time, index) => Math.floor((time - times[index]) / 1000));
-    assert.deepEqual(pauses, [12, 148, 1808]);
+    assertPauses(qstash, [12, 148, 1808]);
   });
 });
 
