@@ -289,16 +289,16 @@ describe('a handler that fails', () => {
     const { qstash, world, calls } = await timelessPlace(t, {
       queue: { retries: 0, maxDelaySeconds: 30 },
       handle: ({ attempt }) => {
-        if (attempt < 9) throw new Error('not yet');
+        if (attempt < 8) throw new Error('not yet');
       },
     });
     await world.queue(FLOW, { runId: 'r' });
-    await until(() => calls.length === 9 && qstash.isIdle());
+    await until(() => calls.length === 8 && qstash.isIdle());
     assert.deepEqual(
       calls.map(({ attempt }) => attempt),
-      [1, 2, 3, 4, 5, 6, 7, 8, 9],
+      [1, 2, 3, 4, 5, 6, 7, 8],
     );
-    assert.ok(qstash.deliveries.length > 12, `${qstash.deliveries.length}`);
+    assert.ok(qstash.deliveries.length > 10, `${qstash.deliveries.length}`);
   });
 
   test('keeps its headers', async (t) => {
@@ -460,24 +460,22 @@ describe('a delivery that is none goes to the DLQ at once', () => {
 });
 
 describe('a queue that misbehaves', () => {
-  test('delivers all messages, and steps that it duplicates run once at a time', async (t) => {
-    let running = 0;
-    let most = 0;
+  test('runs a step that it delivers twice at once only once', async (t) => {
     const { open, opened } = gate();
-    const { qstash, world, calls } = await place(t, {
-      standIn: { faults: { seed: 5, duplicate: 1 } },
-      handle: async () => {
-        running += 1;
-        most = Math.max(most, running);
-        await opened;
-        running -= 1;
-      },
+    const { qstash, world, calls, requests } = await place(t, {
+      standIn: { faults: { duplicate: 1 } },
+      handle: ({ message }) => (message.stepId === 's' ? opened : undefined),
     });
     await world.queue(STEP, any({ stepId: 's' }));
-    await until(() => calls.length === 1);
+    await until(() => requests.length === 2);
+    // Both have had their time when those that came later are done.
+    for (let n = 1; n <= 5; n += 1) {
+      await world.queue(STEP, any({ stepId: `later ${n}` }));
+      await until(() => qstash.deliveries.length === 2 * n);
+    }
     open();
-    await until(() => qstash.deliveries.length === 2 && qstash.isIdle());
-    assert.equal(most, 1);
+    await until(() => qstash.isIdle());
+    assert.equal(calls.filter(({ message }) => message.stepId === 's').length, 1);
     assert.ok(qstash.deliveries.every(({ status }) => status === 200));
   });
 
