@@ -479,7 +479,7 @@ describe('a queue that misbehaves', () => {
     assert.ok(qstash.deliveries.every(({ status }) => status === 200));
   });
 
-  test('with 20 % duplicates, 10 % failures, reordering and lost answers loses nothing', async (t) => {
+  test('with 20 % duplicates, 10 % failures, reordering, limits and lost answers loses nothing', async (t) => {
     const faults = {
       seed: Number(process.env.TEST_SEED ?? 42),
       duplicate: 0.2,
@@ -487,6 +487,7 @@ describe('a queue that misbehaves', () => {
       failAfter: 0.05,
       reorder: 0.3,
       refuse: 0.05,
+      throttle: 0.02,
       lose: 0.05,
     };
     t.diagnostic(`seed ${faults.seed}`);

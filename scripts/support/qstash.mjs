@@ -42,6 +42,7 @@ const realNow = Date.now;
  * @property {number} [reorder] are held back for up to `reorderMs`
  * @property {number} [reorderMs]
  * @property {number} [refuse] publications are answered 503
+ * @property {number} [throttle] publications are answered 429, for a second
  * @property {number} [lose] publications are done, but the answer gets lost
  */
 
@@ -200,6 +201,14 @@ export async function startQStash(t, options = {}) {
   function fault({ method }) {
     if (method !== 'POST') return undefined;
     if (happens(faults.refuse)) return { status: 503, body: { error: 'service unavailable' } };
+    if (happens(faults.throttle)) {
+      const headers = {
+        'Burst-RateLimit-Limit': '100',
+        'Burst-RateLimit-Remaining': '0',
+        'Burst-RateLimit-Reset': `${Math.ceil(realNow() / 1000) + 1}`,
+      };
+      return { status: 429, headers, body: { error: 'rate limit exceeded' } };
+    }
     return happens(faults.lose) ? { done: true, hangUp: true } : undefined;
   }
 
