@@ -29,7 +29,7 @@ export const largest = 524_288;
  */
 export async function unreliableQStash(t, count) {
   /** @type {App[]} */
-  let instances = [];
+  const instances = [];
   let turn = 0;
   const qstash = await startQStash(t, {
     faults: { seed, ...FAULTS },
@@ -49,16 +49,22 @@ export async function unreliableQStash(t, count) {
   }, LONGEST_RETRY_MS);
   t.after(() => clearInterval(hurry));
 
+  /** @param {StartApp} startApp */
+  const startInstance = (startApp) =>
+    startApp({
+      env: { WORKFLOW_TARGET_WORLD: '@workflow/world-postgres/upstash', ...qstash.env(TARGET) },
+      start: false,
+    });
+
   return {
     qstash,
+    /** The test may replace them. */
+    instances,
+    startInstance,
     /** @param {StartApp} startApp @returns {Promise<App>} one of the instances */
     async arrange(startApp) {
-      const env = {
-        WORKFLOW_TARGET_WORLD: '@workflow/world-postgres/upstash',
-        ...qstash.env(TARGET),
-      };
-      const start = () => startApp({ env, start: false });
-      instances = await Promise.all(Array.from({ length: count }, start));
+      const all = Array.from({ length: count }, () => startInstance(startApp));
+      instances.push(...(await Promise.all(all)));
       return instances[0];
     },
   };
