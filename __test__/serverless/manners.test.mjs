@@ -3,9 +3,11 @@ import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createPostgresUpstashWorld, createWorld } from '../../index.js';
+import { startQStash } from '../../scripts/support/qstash.mjs';
 import { eventually } from '../sdk/fixture.mjs';
 import { bytes, openWorld, runningRun, ulid } from '../storage/fixture.mjs';
 import { wiretap } from '../storage/wiretap.mjs';
+import { startApp } from '../support/app.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { runProgram } from '../support/program.mjs';
 import { relay } from '../support/relay.mjs';
@@ -17,12 +19,20 @@ const { pool, schema, queueSchema } = database;
 const writer = openWorld(database);
 after(() => writer.close());
 
+const APP = 'https://app.example';
 const qstash = {
   token: 'a-token',
-  targetUrl: 'https://app.example',
+  targetUrl: APP,
   currentSigningKey: 'sig_1',
   baseUrl: 'http://127.0.0.1:9',
 };
+
+/** @param {string} url */
+const serverlessEnv = (url) => ({
+  ...database.env,
+  WORKFLOW_TARGET_WORLD: '@workflow/world-postgres/upstash',
+  WORKFLOW_POSTGRES_URL: url,
+});
 
 /**
  * @param {TestContext} t
@@ -63,7 +73,7 @@ test('connects when it first has to, not when it is made or refuses a stranger',
   const world = serverlessWorld(t, tap.url);
   await world.getDeploymentId();
   const handler = world.createQueueHandler('__wkf_step_', async () => {});
-  const forged = new Request('https://app.example', { method: 'POST', body: '{}' });
+  const forged = new Request(APP, { method: 'POST', body: '{}' });
   assert.equal((await handler(forged)).status, 401);
   assert.equal(tap.ports().length, 0);
   await world.runs.list();
@@ -153,6 +163,29 @@ test('gives a reader that comes in the middle the rest', async (t) => {
   assert.equal(await reading, '3 4 and more');
 });
 
+test('goes on after a freeze in which its connections were cut', async (t) => {
+  const tap = await relay(t, database.url);
+  let url = '';
+  const qstash = await startQStash(t, { route: (target) => target.replace(APP, url) });
+  const app = await startApp({
+    env: { ...serverlessEnv(tap.url), ...qstash.env(APP) },
+    start: false,
+  });
+  t.after(() => app.kill());
+  url = app.url;
+  const run = async () => {
+    const runId = await app.call('start', 'sequential', [2]);
+    return app.call('result', runId);
+  };
+  assert.equal(await run(), 3);
+  process.kill(app.pid, 'SIGSTOP');
+  // Longer than a connection may rest unasked.
+  await sleep(1500);
+  tap.heal();
+  process.kill(app.pid, 'SIGCONT');
+  assert.equal(await run(), 3, app.logs());
+});
+
 test('holds no process that has nothing else to do', async () => {
   const program = `
     import { getWorld } from 'workflow/runtime';
@@ -160,8 +193,7 @@ test('holds no process that has nothing else to do', async () => {
     console.log(Array.isArray(data));`;
   const { code, output, errors } = await runProgram(program, {
     env: {
-      ...database.env,
-      WORKFLOW_TARGET_WORLD: '@workflow/world-postgres/upstash',
+      ...serverlessEnv(database.url),
       QSTASH_TOKEN: qstash.token,
       QSTASH_TARGET_URL: qstash.targetUrl,
     },
