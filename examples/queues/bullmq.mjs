@@ -8,7 +8,10 @@ const LONGEST_PAUSE_MS = 15 * 60 * 1000;
 const LONGEST_DELAY_MS = 365 * 24 * 60 * 60 * 1000;
 /** Redis may be away: whoever starts a workflow is told so, instead of waiting for it. */
 const PUSH_LIMIT_MS = 5_000;
-/** As long as a World gives its own queue. What still runs then keeps its lock while this process lives. */
+/**
+ * As long as a World gives its own queue. What still runs then keeps its lock while this process lives;
+ * where Redis is away, BullMQ holds the process, which must be ended with `process.exit()`.
+ */
 const CLOSE_LIMIT_MS = 10_000;
 
 /**
@@ -44,7 +47,7 @@ export function createBullMQQueue({
   function queue(name) {
     let queue = queues.get(name);
     if (!queue) {
-      queue = new Queue(name, { prefix, connection: { url, maxRetriesPerRequest: 5 } });
+      queue = new Queue(name, { prefix, connection: { url } });
       queue.on('error', onError);
       queues.set(name, queue);
     }
@@ -100,10 +103,10 @@ export function createBullMQQueue({
   return {
     pushStep: push(names.steps),
     pushFlow: push(names.workflows),
+    /** Workers connect when they can: an app starts while Redis is away. */
     async start() {
       work(names.steps, (message) => proxy.proxyStep(message));
       work(names.workflows, (message) => proxy.proxyWorkflow(message));
-      await Promise.all(workers.map((worker) => worker.waitUntilReady()));
     },
     async close() {
       const ended = Promise.all(workers.map((worker) => worker.close()));
