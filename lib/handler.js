@@ -81,7 +81,9 @@ function readMeta(headers, prefix) {
   }
   const queueName = decodeQueueName(encoded);
   parseQueueName(queueName);
-  if (!queueName.startsWith(prefix)) throw invalid('Unhandled queue');
+  if (!queueName.startsWith(prefix)) {
+    throw invalid(`Unhandled queue ${queueName}: this route is for ${prefix}<name>`);
+  }
   return { queueName, messageId, attempt };
 }
 

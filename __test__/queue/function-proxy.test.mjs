@@ -304,6 +304,18 @@ describe('an entrypoint', () => {
     }
   });
 
+  test('that is the wrong one of the two says so, again and again', async (t) => {
+    /** @type {any[]} */
+    const lines = [];
+    const { flow } = routes({});
+    const log = (/** @type {any} */ line) => lines.push(line);
+    const world = await place(t, database)({ log, ...toFunctions(undefined, flow) });
+    await world.start();
+    await sendStep(world, 's');
+    const failure = await until(() => lines.find(({ level }) => level === 'warn'));
+    assert.match(failure.error, /400.*Unhandled queue __wkf_step_s.*__wkf_workflow_/);
+  });
+
   test('that is none is refused at once, with the name of the export that is one', () => {
     for (const wrong of [undefined, null, 'route', 1, {}, { GET: ok }, { POST: 'x' }]) {
       const message = /const \{ POST: workflowEntrypoint \} = await import\('.*\/flow\/route'\)/;
