@@ -41,13 +41,19 @@ describe('BullMQ', { skip }, () => {
           name: target.queue,
           proxy: proxyOf(target),
           lockMs,
+          pushLimitMs: 60_000,
           onError,
         }),
       {
         connectionString,
         schema,
         createUnreachableDriver: async ({ proxy }) =>
-          createBullMQQueue({ url: `redis://127.0.0.1:${await freePort()}`, proxy, onError }),
+          createBullMQQueue({
+            url: `redis://127.0.0.1:${await freePort()}`,
+            proxy,
+            pushLimitMs: 2000,
+            onError,
+          }),
       },
     );
   }
