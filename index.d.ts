@@ -205,7 +205,10 @@ export interface WkfProxy {
   proxyStep(message: MessageData): Promise<Response>;
 }
 
-/** Whatever is not given is taken from the World that the driver is made for, then from the environment. */
+/**
+ * Whatever is not given is taken from the World that the driver is made for, then from the environment;
+ * and what the World was not given it takes from here.
+ */
 export interface PgBossQueueOptions {
   connectionString?: string;
   securityToken?: string;

@@ -5,7 +5,7 @@ import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory } from './handler.js';
 import { createHealth } from './health.js';
 import { logToConsole } from './log.js';
-import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
+import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { createQueue, push } from './queue.js';
 import { closeOnSignals } from './signals.js';
 import { createStorage } from './storage.js';
@@ -95,17 +95,19 @@ function createEvent(storage, queue) {
 
 /** @param {import('../index.js').PostgresWorldConfig} options */
 function open(options) {
-  const configuration = configure(options);
-  const core = shareCore(configuration, options.log);
   const driver = createDriver(options.queueFactory ?? createPgBossHttpProxyQueue);
-  // A driver of ours that was given no connection or token of its own takes those of this World.
-  driver[BIND]?.(options);
+  // What only one of the two was given, the World or its driver, holds for both.
+  const driverOptions = driver[BIND]?.(options);
+  const { jobPrefix } = { ...options, ...driverOptions };
+  // The queues that serve a run are the driver's, whatever this World was told.
+  const configuration = configure({ ...driverOptions, ...defined(options), jobPrefix });
+  const core = shareCore(configuration, options.log);
   return { configuration, core, driver };
 }
 
 /**
  * @param {() => unknown} factory
- * @returns {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void }}
+ * @returns {import('../index.js').QueueDriver & { [BIND]?: (options: object) => object }}
  */
 function createDriver(factory) {
   const driver = /** @type {any} */ (factory());
