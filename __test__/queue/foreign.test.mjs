@@ -391,6 +391,20 @@ describe('a wait', () => {
     assert.ok(pushed.slice(2).every((message) => !message.delaySeconds && !message.headers));
   });
 
+  test('is asked for anew by what it has woken, also where the clock was set back', async (t) => {
+    const { tick } = clock(t);
+    const { proxy, pushed } = worldOf({
+      flow: () => {
+        if (pushed.length === 1) t.mock.timers.setTime(Date.now() - 2);
+        return { timeoutSeconds: 1 };
+      },
+    });
+    await proxy.proxyWorkflow(flowMessage('wrun_1'));
+    await tick(1_000);
+    await proxy.proxyWorkflow(pushed[0]);
+    assert.equal(pushed.length, 2, 'nothing else would wake the run');
+  });
+
   test('that its queue cuts short is held for a second and sent again, nothing is executed', async (t) => {
     const { tick } = clock(t);
     let executions = 0;
@@ -413,7 +427,7 @@ describe('a wait', () => {
     const last = proxy.proxyWorkflow(pushed[0]);
     await tick(499);
     assert.equal(executions, 0);
-    await tick(1);
+    await tick(2);
     await last;
     assert.deepEqual([executions, pushed.length], [1, 1]);
   });
