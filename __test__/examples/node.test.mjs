@@ -28,25 +28,24 @@ await run('npm', ['run', 'build'], {
   env: { WORKFLOW_TARGET_WORLD: '@workflow/world-postgres' },
 });
 
-/** The environment of a host, and what starts programs there. @param {Test} t */
-async function host(t) {
+/** The environment of a host, and what starts programs there. @param {Test} t @param {number} [port] */
+async function host(t, port = 0) {
   /** @type {Started[]} */
   const programs = [];
   t.after(async () => {
     await Promise.all(programs.map((program) => program.stop()));
   });
   const database = await testDatabase(t);
-  const port = await freePort();
-  const url = `http://127.0.0.1:${port}`;
+  port ||= await freePort();
+  const url = `http://localhost:${port}`;
   const queuePort = await freePort();
   const env = {
     ...database.env,
     NODE_ENV: 'production',
-    HOST: '127.0.0.1',
     PORT: String(port),
     WORKFLOW_POSTGRES_APP_URL: url,
     QUEUE_PORT: String(queuePort),
-    QUEUE_URL: `http://127.0.0.1:${queuePort}`,
+    QUEUE_URL: `http://localhost:${queuePort}`,
     APP_URL: url,
     SECURITY_TOKEN: database.env.WORKFLOW_POSTGRES_SECURITY_TOKEN,
   };
@@ -132,12 +131,23 @@ for (const [name, commands, options] of patterns) {
   });
 }
 
+test('worker.ts of the first README, as printed, ships an order of web.mjs', async (t) => {
+  const port = 3000;
+  if ((await freePort(port)) !== port) return t.skip(`something else is at port ${port}`);
+  const printed = path.join(root, '__test__', 'types', 'snippets', '08-worker.ts');
+  // It holds nothing that is not JavaScript as well.
+  await cp(printed, path.join(app, 'printed.mjs'));
+  const here = await host(t, port);
+  here.node(['web.mjs']);
+  here.node(['printed.mjs']);
+  await completeOrder(here);
+  await assertInvariants(here.database);
+});
+
 test('the route for load balancers answers 503 while PostgreSQL cannot be reached', async (t) => {
   const { node, until, request } = await host(t);
   node(['web.mjs'], { WORKFLOW_POSTGRES_URL: `postgres://world@127.0.0.1:${await freePort()}/w` });
   const response = await until(() => request('/healthz').catch(() => undefined));
   assert.equal(response.status, 503);
-  const { healthy, database } = await response.json();
-  assert.equal(healthy, false);
-  assert.equal(database.reachable, false);
+  assert.deepEqual(await response.json(), { healthy: false });
 });

@@ -56,8 +56,8 @@ const routes = [
     'GET',
     /^\/healthz$/,
     async ({ world }) => {
-      const health = await world.health();
-      return Response.json(health, { status: health.healthy ? 200 : 503 });
+      const { healthy } = await world.health();
+      return Response.json({ healthy }, { status: healthy ? 200 : 503 });
     },
   ],
 ];
