@@ -12,6 +12,7 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
 
 /**
  * @typedef {import('./handler.js').Delivery} Delivery
+ * @typedef {{ running: Promise<void>, next?: Promise<void> }} Replay
  * @typedef {(queueName: string, data: Uint8Array, options: { headers: Record<string, string>, delaySeconds: number }) => Promise<unknown>} Send
  */
 
@@ -21,12 +22,16 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
  * - a wait becomes a fresh delayed message. Fresh, because the one at hand is being delivered, and a
  *   queue that drops repeated keys would drop it;
  * - what arrives before its time, from a queue that ignores or caps delays, is sent again;
- * - simultaneous deliveries of one step, from a queue that duplicates, share one execution.
+ * - simultaneous deliveries of one step, from a queue that duplicates, share one execution;
+ * - wakes of a run that come while it is being replayed share the replay after that one. Our own queue
+ *   does so across processes: each step of a fan-out sends a wake.
  * @param {Send} send
  */
 export function createForeignDeliveries(send) {
   /** @type {Map<string, Promise<void>>} */
   const executions = new Map();
+  /** @type {Map<string, Replay>} */
+  const replays = new Map();
   /** When runs and steps will be delivered again. @type {Map<string, number>} */
   const timers = new Map();
 
@@ -68,6 +73,39 @@ export function createForeignDeliveries(send) {
   }
 
   /**
+   * @param {string} runId
+   * @param {() => Promise<void>} execution
+   * @returns {Promise<void>}
+   */
+  function replay(runId, execution) {
+    const current = replays.get(runId);
+    if (current) {
+      // Not the one that runs: it may have read the log before this wake's event was in it.
+      current.next ??= current.running.then(
+        () => begin(runId, execution),
+        () => begin(runId, execution),
+      );
+      return current.next;
+    }
+    return begin(runId, execution);
+  }
+
+  /**
+   * @param {string} runId
+   * @param {() => Promise<void>} execution
+   */
+  function begin(runId, execution) {
+    /** @type {Replay} */
+    const current = { running: execution() };
+    replays.set(runId, current);
+    const end = () => {
+      if (!current.next) replays.delete(runId);
+    };
+    current.running.then(end, end);
+    return current.running;
+  }
+
+  /**
    * @param {Delivery} delivery
    * @param {import('./handler.js').Handler} handler
    */
@@ -84,9 +122,11 @@ export function createForeignDeliveries(send) {
     const subject = String(stepId ?? runId ?? delivery.meta.messageId);
     // This is that timer: the next wait needs one of its own, also where the clock was set back.
     if (Number(timers.get(subject)) <= notBefore) timers.delete(subject);
-    if (stepId === undefined) return execute(delivery, subject, handler);
-
-    const running = executions.get(subject) ?? execute(delivery, subject, handler);
+    const execution = () => execute(delivery, subject, handler);
+    if (stepId === undefined) {
+      return isWake(delivery.message) ? replay(subject, execution) : execution();
+    }
+    const running = executions.get(subject) ?? execution();
     executions.set(subject, running);
     try {
       await running;
@@ -94,6 +134,17 @@ export function createForeignDeliveries(send) {
       if (executions.get(subject) === running) executions.delete(subject);
     }
   };
+}
+
+/**
+ * Nothing but the name of a run: another one of them says as much.
+ * @param {unknown} message
+ */
+function isWake(message) {
+  const { runId, runInput, replayDivergence } = /** @type {Record<string, unknown>} */ (
+    Object(message)
+  );
+  return typeof runId === 'string' && runInput === undefined && replayDivergence === undefined;
 }
 
 /** @param {number} ms */
