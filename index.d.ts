@@ -5,7 +5,9 @@
  * `RunExpiredError`, `HookNotFoundError`, …), each with a numeric `status`. A database that cannot be
  * reached is a `WorkflowWorldError` with `status` 503; a wrong argument is one with 400; a wrong
  * setting is one with `code` `CONFIGURATION`; a database without our tables is one with `code`
- * `NOT_SET_UP`, whose message names the command to run.
+ * `NOT_SET_UP`, whose message names the command to run; a queue driver that does not take a message is
+ * one with `status` 503 and `code` `QUEUE`; a Drizzle table without Drizzle is one with `code`
+ * `NOT_INSTALLED`.
  */
 import type { World } from '@workflow/world';
 
@@ -203,7 +205,10 @@ export interface WkfProxy {
   proxyStep(message: MessageData): Promise<Response>;
 }
 
-/** Whatever is not given is taken from the World that the driver is made for, then from the environment. */
+/**
+ * Whatever is not given is taken from the World that the driver is made for, then from the environment;
+ * and what the World was not given it takes from here.
+ */
 export interface PgBossQueueOptions {
   connectionString?: string;
   securityToken?: string;

@@ -7,6 +7,7 @@
  * testQueueDriver('my queue', ({ queue, proxy }) => createMyQueue({ name: queue, proxy }));
  * ```
  *
+ * A worker that is killed is not among them: only you know how long your queue takes to notice.
  * Messages are left behind in the queues of the tests, one of them with a delay of 60 days: give them
  * a broker that can be thrown away.
  */

@@ -12,6 +12,7 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
 
 /**
  * @typedef {import('./handler.js').Delivery} Delivery
+ * @typedef {{ running: Promise<void>, next?: Promise<void> }} Replay
  * @typedef {{ headers: Record<string, string>, delaySeconds: number, attempt?: number }} SendOptions
  * @typedef {(queueName: string, data: Uint8Array, options: SendOptions) => Promise<unknown>} Send
  * @typedef {ReturnType<typeof createForeignDeliveries>} ForeignDeliveries
@@ -23,12 +24,16 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
  * - a wait becomes a fresh delayed message. Fresh, because the one at hand is being delivered, and a
  *   queue that drops repeated keys would drop it;
  * - what arrives before its time, from a queue that ignores or caps delays, is sent again;
- * - simultaneous deliveries of one step, from a queue that duplicates, share one execution.
+ * - simultaneous deliveries of one step, from a queue that duplicates, share one execution;
+ * - wakes of a run that come while it is being replayed share the replay after that one. Our own queue
+ *   does so across processes: each step of a fan-out sends a wake.
  * @param {Send} send
  */
 export function createForeignDeliveries(send) {
   /** @type {Map<string, Promise<void>>} */
   const executions = new Map();
+  /** @type {Map<string, Replay>} */
+  const replays = new Map();
   /** When runs and steps will be delivered again. @type {Map<string, number>} */
   const timers = new Map();
 
@@ -72,22 +77,60 @@ export function createForeignDeliveries(send) {
   }
 
   /**
+   * @param {string} runId
+   * @param {() => Promise<void>} execution
+   * @returns {Promise<void>}
+   */
+  function replay(runId, execution) {
+    const current = replays.get(runId);
+    if (current) {
+      // Not the one that runs: it may have read the log before this wake's event was in it.
+      current.next ??= current.running.then(
+        () => begin(runId, execution),
+        () => begin(runId, execution),
+      );
+      return current.next;
+    }
+    return begin(runId, execution);
+  }
+
+  /**
+   * @param {string} runId
+   * @param {() => Promise<void>} execution
+   */
+  function begin(runId, execution) {
+    /** @type {Replay} */
+    const current = { running: execution() };
+    replays.set(runId, current);
+    const end = () => {
+      if (!current.next) replays.delete(runId);
+    };
+    current.running.then(end, end);
+    return current.running;
+  }
+
+  /**
    * @param {Delivery} delivery
    * @param {import('./handler.js').Handler} handler
    */
   async function execute(delivery, handler) {
     const notBefore = Number(delivery.headers.get(NOT_BEFORE_HEADER) ?? 0);
     const early = notBefore - Date.now();
-    if (early > 0) await pause(Math.min(early, LONGEST_HOLD_MS));
+    // A timer may fire a millisecond before its time.
+    if (early > 0) await pause(Math.min(early + 1, LONGEST_HOLD_MS));
     if (early > LONGEST_HOLD_MS) {
       await sendAgain(delivery, notBefore, delivery.meta.attempt);
       return;
     }
     const { runId, stepId } = /** @type {Record<string, unknown>} */ (Object(delivery.message));
     const subject = String(stepId ?? runId ?? delivery.meta.messageId);
-    if (stepId === undefined) return run(delivery, subject, handler);
-
-    const running = executions.get(subject) ?? run(delivery, subject, handler);
+    // This is that timer: the next wait needs one of its own, also where the clock was set back.
+    if (Number(timers.get(subject)) <= notBefore) timers.delete(subject);
+    const execution = () => run(delivery, subject, handler);
+    if (stepId === undefined) {
+      return isWake(delivery.message) ? replay(subject, execution) : execution();
+    }
+    const running = executions.get(subject) ?? execution();
     executions.set(subject, running);
     try {
       await running;
@@ -106,6 +149,17 @@ export function createForeignDeliveries(send) {
   }
 
   return { execute, retry };
+}
+
+/**
+ * Nothing but the name of a run: another one of them says as much.
+ * @param {unknown} message
+ */
+function isWake(message) {
+  const { runId, runInput, replayDivergence } = /** @type {Record<string, unknown>} */ (
+    Object(message)
+  );
+  return typeof runId === 'string' && runInput === undefined && replayDivergence === undefined;
 }
 
 /** @param {number} ms */

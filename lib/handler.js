@@ -133,7 +133,9 @@ function readMeta(headers, prefix) {
       'A delivery needs the headers x-vqs-message-id and x-vqs-message-attempt (from 1)',
     );
   }
-  if (!queueName.startsWith(prefix)) throw invalid('Unhandled queue');
+  if (!queueName.startsWith(prefix)) {
+    throw invalid(`Unhandled queue ${queueName}: this route is for ${prefix}<name>`);
+  }
   return { queueName, messageId, attempt };
 }
 

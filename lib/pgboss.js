@@ -8,7 +8,7 @@ import { toCore } from './messages.js';
 import { native } from './native.js';
 import { share } from './shared.js';
 
-/** A World tells a driver of ours its own options; what the driver was given itself comes first. */
+/** A World and a driver of ours tell each other their options; each prefers what it was given itself. */
 export const BIND = Symbol.for('@workflow/world-postgres//bind');
 
 /** How long close() lets running deliveries finish before it hands them back. */
@@ -119,6 +119,7 @@ function createDriver(options, entrypoint) {
     /** @param {import('../index.js').PostgresWorldConfig} worldOptions */
     [BIND](worldOptions) {
       inherited = worldOptions;
+      return defined(options);
     },
   };
   return driver;
@@ -151,6 +152,6 @@ function warnOfDevelopment(log = logToConsole) {
 }
 
 /** @param {object} options */
-function defined(options) {
+export function defined(options) {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
 }

@@ -91,8 +91,15 @@ function createProxy(options, send) {
     try {
       response = await sending;
       const answer = await readStart(response.clone(), LONGEST_ANSWER);
-      if (response.status >= 200 && response.status < 300) return response;
-      throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
+      if (response.status < 200 || response.status >= 300) {
+        throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
+      }
+      if (/"timeoutSeconds"/.test(answer)) {
+        throw new Error(
+          'the app asks for a later delivery, which a World of this package sends by itself: is it the one of WORKFLOW_TARGET_WORLD there?',
+        );
+      }
+      return response;
     } catch (cause) {
       throw failed(cause, response);
     }

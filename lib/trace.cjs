@@ -8,6 +8,7 @@ const { join } = require('node:path');
 exports.trace = () => {
   readFileSync(join(__dirname, '../package.json'));
   readFileSync(join(__dirname, '../index.js'));
+  readFileSync(join(__dirname, '../upstash.js'));
   readFileSync(join(__dirname, './configuration.js'));
   readFileSync(join(__dirname, './core.js'));
   readFileSync(join(__dirname, './drizzle.js'));
@@ -24,6 +25,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './native.js'));
   readFileSync(join(__dirname, './pgboss.js'));
   readFileSync(join(__dirname, './proxies.js'));
+  readFileSync(join(__dirname, './qstash.js'));
   readFileSync(join(__dirname, './queue.js'));
   readFileSync(join(__dirname, './shared.js'));
   readFileSync(join(__dirname, './signals.js'));
@@ -31,6 +33,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './streams.js'));
   readFileSync(join(__dirname, './tables.js'));
   readFileSync(join(__dirname, './trace.cjs'));
+  readFileSync(join(__dirname, './upstash.js'));
   readFileSync(join(__dirname, './world.js'));
   readFileSync(join(__dirname, '../native/index.cjs'));
   readFileSync(join(__dirname, '../native/world-postgres.linux-x64-gnu.node'));

@@ -6,7 +6,7 @@ import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
 import { isBytes } from './input.js';
 import { logToConsole } from './log.js';
-import { BIND, createPgBossHttpProxyQueue } from './pgboss.js';
+import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { AUTHENTICATE } from './qstash.js';
 import { createQueue, push } from './queue.js';
 import { closeOnSignals } from './signals.js';
@@ -30,7 +30,7 @@ const DEPLOYMENT_ID = 'postgres';
 
 /**
  * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
- * @typedef {import('../index.js').QueueDriver & { [BIND]?: (options: object) => void, [AUTHENTICATE]?: (headers: Headers, foreign: import('./foreign.js').ForeignDeliveries) => import('./handler.js').Sender }} Driver
+ * @typedef {import('../index.js').QueueDriver & { [BIND]?: (options: object) => object, [AUTHENTICATE]?: (headers: Headers, foreign: import('./foreign.js').ForeignDeliveries) => import('./handler.js').Sender }} Driver
  */
 
 /**
@@ -139,11 +139,13 @@ function createRun(storage) {
 
 /** @param {Options} options */
 function open(options) {
-  const configuration = configure(options);
-  const core = shareCore(configuration, options.log);
   const driver = createDriver(options.queueFactory ?? createPgBossHttpProxyQueue);
-  // A driver of ours that was given no connection or token of its own takes those of this World.
-  driver[BIND]?.(options);
+  // What only one of the two was given, the World or its driver, holds for both.
+  const driverOptions = driver[BIND]?.(options);
+  const { jobPrefix } = { ...options, ...driverOptions };
+  // The queues that serve a run are the driver's, whatever this World was told.
+  const configuration = configure({ ...driverOptions, ...defined(options), jobPrefix });
+  const core = shareCore(configuration, options.log);
   return { configuration, core, driver };
 }
 

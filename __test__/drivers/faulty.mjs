@@ -65,7 +65,7 @@ function createDriver({ queue, proxy: given, stepEntrypoint, securityToken }) {
       attempt: has('counts no attempts') ? 1 : attempt,
     });
     if (has('forgets what runs long')) {
-      const lost = await Promise.race([sent.then(() => false), sleep(1000, true)]).catch(() => {});
+      const lost = await Promise.race([sent.then(() => false), sleep(2000, true)]).catch(() => {});
       if (lost) waiting.push({ ...stored, due: 0 });
     }
     try {
@@ -92,4 +92,4 @@ function createDriver({ queue, proxy: given, stepEntrypoint, securityToken }) {
   };
 }
 
-testQueueDriver('a driver in memory', createDriver, { limitMs: 10_000, longDeliveryMs: 2500 });
+testQueueDriver('a driver in memory', createDriver, { limitMs: 15_000, longDeliveryMs: 4000 });

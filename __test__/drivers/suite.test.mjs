@@ -6,7 +6,12 @@ import { testDatabase } from '../support/database.mjs';
 
 const database = await testDatabase({ after });
 
-/** The tests that each fault must make fail, and no others. @type {Record<string, string[]>} */
+/**
+ * The tests that each fault must make fail, and no others; after a question mark, those that it does on
+ * a slow or on a fast machine only.
+ *
+ * @type {Record<string, string[]>}
+ */
 const FAULTS = {
   none: [],
   'ignores the kind': [
@@ -28,7 +33,7 @@ const FAULTS = {
   ],
   'gives up': [
     'delivers again what failed, until it succeeds',
-    'loses nothing while its target is away',
+    '?loses nothing while its target is away',
   ],
   'counts no attempts': [
     'counts the failed deliveries in attempt, from 1',
@@ -43,17 +48,20 @@ const FAULTS = {
     'leaves to others what fails while it closes',
   ],
   'forgets what runs long': [
-    'executes once what is pushed several times under a key, while it runs',
     'does not take a long delivery for a lost one',
+    '?executes once what is pushed several times under a key, while it runs',
+    '?lets a running delivery end when it closes',
   ],
   'does not wait for what runs': ['lets a running delivery end when it closes'],
 };
 
-describe('the conformance suite finds that a driver', { concurrency: 4 }, () => {
+describe('the conformance suite finds that a driver', { concurrency: 3 }, () => {
   for (const [fault, expected] of Object.entries(FAULTS)) {
     test(fault, async () => {
       const { failed, output } = await run(fault);
-      assert.deepEqual(failed.sort(), expected.sort(), output);
+      const certain = failed.filter((name) => !expected.includes(`?${name}`));
+      const named = expected.filter((name) => !name.startsWith('?'));
+      assert.deepEqual(certain.sort(), named.sort(), output);
     });
   }
 });

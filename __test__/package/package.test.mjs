@@ -79,6 +79,11 @@ describe('the packed package, installed without install scripts', () => {
         'migrations',
         'native',
         'package.json',
+        'queue-drivers',
+        'schema.d.ts',
+        'schema.js',
+        'testing.d.ts',
+        'testing.js',
       ],
     );
   });

@@ -145,6 +145,8 @@ describe('a proxy of one’s own', () => {
         404: () => new Response('not found', { status: 404 }),
         500: () => new Response('"lost"', { status: 500 }),
         503: () => Response.json({ timeoutSeconds: 1 }, { status: 503 }),
+        // Of an app whose World does not send waits anew: nobody else would.
+        '200 with a wait': () => Response.json({ timeoutSeconds: 1 }),
         broken: () => new Response(broken()),
         none: () => Promise.reject(new Error('crashed')),
       };
@@ -155,7 +157,7 @@ describe('a proxy of one’s own', () => {
       for (const answer of Object.keys(answers)) {
         const data = bytes(JSON.stringify({ answer }));
         const delivery = proxy.proxyStep(messageOf({ data }));
-        if (answer.startsWith('2')) {
+        if (/^2..$/.test(answer)) {
           assert.equal((await delivery).status, Number(answer));
           continue;
         }
@@ -391,6 +393,20 @@ describe('a wait', () => {
     assert.ok(pushed.slice(2).every((message) => !message.delaySeconds && !message.headers));
   });
 
+  test('is asked for anew by what it has woken, also where the clock was set back', async (t) => {
+    const { tick } = clock(t);
+    const { proxy, pushed } = worldOf({
+      flow: () => {
+        if (pushed.length === 1) t.mock.timers.setTime(Date.now() - 2);
+        return { timeoutSeconds: 1 };
+      },
+    });
+    await proxy.proxyWorkflow(flowMessage('wrun_1'));
+    await tick(1_000);
+    await proxy.proxyWorkflow(pushed[0]);
+    assert.equal(pushed.length, 2, 'nothing else would wake the run');
+  });
+
   test('that its queue cuts short is held for a second and sent again, nothing is executed', async (t) => {
     const { tick } = clock(t);
     let executions = 0;
@@ -413,7 +429,7 @@ describe('a wait', () => {
     const last = proxy.proxyWorkflow(pushed[0]);
     await tick(499);
     assert.equal(executions, 0);
-    await tick(1);
+    await tick(2);
     await last;
     assert.deepEqual([executions, pushed.length], [1, 1]);
   });
@@ -510,19 +526,38 @@ describe('simultaneous deliveries', () => {
     assert.equal(executions, 4);
   });
 
-  test('of a run are replays of their own', async () => {
+  test('of a run are one replay more, after the one that may not have seen what they tell of', async () => {
     const { open, opened } = gate();
-    let executions = 0;
+    /** @type {object[]} */
+    const executed = [];
+    let running = 0;
     const { proxy } = worldOf({
-      flow: async () => {
-        executions += 1;
+      flow: async (message) => {
+        executed.push(message);
+        running += 1;
         await opened;
+        running -= 1;
+        if (executed.length > 3) throw new Error('lost');
       },
     });
-    const deliveries = [1, 2, 3].map(() => proxy.proxyWorkflow(flowMessage('wrun_1')));
-    await until(() => executions === 3);
+    const first = proxy.proxyWorkflow(flowMessage('wrun_1'));
+    await until(() => executed.length === 1);
+    const wakes = Array.from({ length: 5 }, () => proxy.proxyWorkflow(flowMessage('wrun_1')));
+    // It carries more than a wake.
+    const data = bytes('{"runId":"wrun_1","runInput":{"workflowName":"w"}}');
+    const start = proxy.proxyWorkflow(flowMessage('wrun_1', { data }));
+    await until(() => executed.length === 2);
+    assert.equal(running, 2);
     open();
-    await Promise.all(deliveries);
+    await Promise.all([first, start, ...wakes]);
+    assert.deepEqual(
+      executed.map((message) => Object.keys(message)),
+      [['runId'], ['runId', 'runInput'], ['runId']],
+    );
+    // What fails, fails for all that share it; and nothing is left of it.
+    const failing = [1, 2, 3].map(() => proxy.proxyWorkflow(flowMessage('wrun_1')));
+    for (const { status } of await Promise.allSettled(failing)) assert.equal(status, 'rejected');
+    assert.equal(executed.length, 5);
   });
 });
 

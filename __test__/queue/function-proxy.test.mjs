@@ -7,8 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
-import { createPgBossFunctionProxyQueue, createPgBossHttpProxyQueue } from '../../index.js';
-import { bytes, ulid } from '../storage/fixture.mjs';
+import {
+  createPgBossFunctionProxyQueue,
+  createPgBossHttpProxyQueue,
+  createWorld,
+} from '../../index.js';
+import { setup } from '../../lib/setup.js';
+import { bytes, runCreated, ulid } from '../storage/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { printed, runProgram } from '../support/program.mjs';
 import { relay } from '../support/relay.mjs';
@@ -304,6 +309,18 @@ describe('an entrypoint', () => {
     }
   });
 
+  test('that is the wrong one of the two says so, again and again', async (t) => {
+    /** @type {any[]} */
+    const lines = [];
+    const { flow } = routes({});
+    const log = (/** @type {any} */ line) => lines.push(line);
+    const world = await place(t, database)({ log, ...toFunctions(undefined, flow) });
+    await world.start();
+    await sendStep(world, 's');
+    const failure = await until(() => lines.find(({ level }) => level === 'warn'));
+    assert.match(failure.error, /400.*Unhandled queue __wkf_step_s.*__wkf_workflow_/);
+  });
+
   test('that is none is refused at once, with the name of the export that is one', () => {
     for (const wrong of [undefined, null, 'route', 1, {}, { GET: ok }, { POST: 'x' }]) {
       const message = /const \{ POST: workflowEntrypoint \} = await import\('.*\/flow\/route'\)/;
@@ -539,4 +556,40 @@ describe('a process', () => {
     assert.ok(heap < 4, `the heap grew by ${heap} MB: ${table}`);
     assert.ok(rss < 40, `the process grew by ${rss} MB: ${table}`);
   });
+});
+
+test('a driver may be given the settings that its World was not', async (t) => {
+  const { step, flow } = routes({});
+  const jobPrefix = `t${ulid()}_`;
+  const { url, schema, queueSchema } = database;
+  await setup({ connectionString: url, schema, queueSchema, jobPrefix });
+  const world = createWorld({
+    queueFactory: () =>
+      createPgBossFunctionProxyQueue({
+        stepEntrypoint: step,
+        workflowEntrypoint: flow,
+        connectionString: url,
+        schema,
+        queueSchema,
+        jobPrefix,
+        securityToken: TOKEN,
+      }),
+  });
+  t.after(() => world.close());
+  await world.start();
+  const result = await world.events.create(null, /** @type {any} */ (runCreated()));
+  const { rows } = await database.pool.query(
+    `SELECT job_prefix FROM ${schema}.workflow_runs WHERE run_id = $1`,
+    [result.run?.runId],
+  );
+  assert.deepEqual(rows, [{ job_prefix: jobPrefix }]);
+  const handle = world.createQueueHandler('__wkf_step_', async () => {});
+  const headers = {
+    'x-workflow-secret': TOKEN,
+    'x-vqs-queue-name': '__wkf_step_s',
+    'x-vqs-message-id': 'msg_1',
+    'x-vqs-message-attempt': '1',
+  };
+  const request = new Request('http://localhost', { method: 'POST', body: '{}', headers });
+  assert.equal((await handle(request)).status, 200);
 });

@@ -86,7 +86,11 @@ describe('the health of a World', () => {
     await world.queue('__wkf_workflow_w', { runId: 'wrun_1' });
     await until(() => executions);
     await until(async () => (await healthOf(world)).notifications === 'listening');
-    await until(async () => (await healthOf(world)).queue.deliveries?.completed);
+    // Counted when it has ended, and at rest once that is written down.
+    await until(async () => {
+      const { deliveries } = (await healthOf(world)).queue;
+      return deliveries?.completed && deliveries.runningFlows === 0;
+    });
     const { healthy, queue } = await healthOf(world);
     assert.deepEqual([healthy, queue.targetReachable, queue.worker], [true, true, 'running']);
     const { deliveries, completed, failed, capacity, runningFlows } = queue.deliveries ?? {};

@@ -6,9 +6,10 @@ const ATTEMPTS = Number.MAX_SAFE_INTEGER;
 const LONGEST_PAUSE_MS = 15 * 60 * 1000;
 /** BullMQ's order of delayed jobs ends in 2039. What comes too early, the World puts back. */
 const LONGEST_DELAY_MS = 365 * 24 * 60 * 60 * 1000;
-/** Redis may be away: whoever starts a workflow is told so, instead of waiting for it. */
-const PUSH_LIMIT_MS = 5_000;
-/** As long as a World gives its own queue. What still runs then keeps its lock while this process lives. */
+/**
+ * As long as a World gives its own queue. What still runs then keeps its lock while this process lives;
+ * where Redis is away, BullMQ holds the process, which must be ended with `process.exit()`.
+ */
 const CLOSE_LIMIT_MS = 10_000;
 
 /**
@@ -22,6 +23,7 @@ const CLOSE_LIMIT_MS = 10_000;
  * @param {number} [options.concurrency] deliveries at the same time, for steps and workflows each
  * @param {number} [options.lockMs] after which the jobs of a killed worker run elsewhere; renewed while
  *   a delivery runs, however long, unless its code blocks the event loop for this time
+ * @param {number} [options.pushLimitMs] after which whoever starts a workflow is told that Redis is away
  * @param {(error: Error) => void} [options.onError]
  * @returns {import('@workflow/world-postgres').QueueDriver}
  */
@@ -32,6 +34,7 @@ export function createBullMQQueue({
   prefix = 'bull',
   concurrency = 10,
   lockMs = 30_000,
+  pushLimitMs = 10_000,
   onError = console.error,
 }) {
   const names = { steps: `${name}-steps`, workflows: `${name}-workflows` };
@@ -44,7 +47,7 @@ export function createBullMQQueue({
   function queue(name) {
     let queue = queues.get(name);
     if (!queue) {
-      queue = new Queue(name, { prefix, connection: { url, maxRetriesPerRequest: 5 } });
+      queue = new Queue(name, { prefix, connection: { url } });
       queue.on('error', onError);
       queues.set(name, queue);
     }
@@ -67,7 +70,7 @@ export function createBullMQQueue({
         removeOnComplete: true,
         stackTraceLimit: 1,
       });
-      await withLimit(stored, PUSH_LIMIT_MS);
+      await withLimit(stored, pushLimitMs);
     };
 
   /**
@@ -100,10 +103,10 @@ export function createBullMQQueue({
   return {
     pushStep: push(names.steps),
     pushFlow: push(names.workflows),
+    /** Workers connect when they can: an app starts while Redis is away. */
     async start() {
       work(names.steps, (message) => proxy.proxyStep(message));
       work(names.workflows, (message) => proxy.proxyWorkflow(message));
-      await Promise.all(workers.map((worker) => worker.waitUntilReady()));
     },
     async close() {
       const ended = Promise.all(workers.map((worker) => worker.close()));
