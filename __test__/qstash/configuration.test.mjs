@@ -108,7 +108,7 @@ test('creating a World opens nothing and asks nobody', async (t) => {
   });
   const found = await printed(
     `import { createPostgresUpstashWorld, createQStashQueue, createWorld } from '@workflow/world-postgres/upstash';
-     const handles = () => process.getActiveResourcesInfo().filter((kind) => !/Pipe|TTY|File/.test(kind));
+     const handles = () => process.getActiveResourcesInfo().filter((kind) => /TCP|TLS|UDP|GetAddr|Timeout|Worker/.test(kind));
      const before = handles().length;
      const qstash = ${JSON.stringify({ ...complete, baseUrl })};
      const worlds = [createWorld(), createPostgresUpstashWorld({ databaseUrl: '${NOWHERE}', qstash })];
