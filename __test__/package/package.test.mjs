@@ -84,6 +84,8 @@ describe('the packed package, installed without install scripts', () => {
         'schema.js',
         'testing.d.ts',
         'testing.js',
+        'upstash.d.ts',
+        'upstash.js',
       ],
     );
   });
