@@ -71,6 +71,8 @@ async function retryable(pushing) {
   try {
     return await pushing;
   } catch (cause) {
+    // The SDK knows this one, and when to come back.
+    if (Object(cause).name === 'ThrottleError') throw cause;
     const message = `The queue driver did not take a message: ${messageOf(cause)}`;
     throw worldError({ name: 'WorkflowWorldError', status: 503, code: 'QUEUE', message }, cause);
   }

@@ -16,6 +16,8 @@ const RETRY_DELAY = 'min(900000, 2000 * pow(20, retried))';
 const STEP = '__wkf_step_step//./src/orders.ts//ship it, 100 % – ünïcode 名前 ../..';
 const FLOW = '__wkf_workflow_workflow//./src/orders.ts//order';
 const ID = 'msg_01KXYZ';
+/** Of the ten minutes for which a key holds. */
+const period = () => Math.floor(Date.now() / 600_000);
 
 /** @param {Record<string, string>} headers */
 const essential = (headers) =>
@@ -92,7 +94,7 @@ describe('a message is published as the official client would', () => {
     },
     'an idempotency key': {
       push: { idempotencyKey: 'step_01K' },
-      official: { deduplicationId: 'step_01K' },
+      official: { deduplicationId: `step_01K.${period()}` },
     },
     'headers of its own': {
       push: { headers: { traceparent: '00-a-b-01', 'X-Mine': 'a, b' } },
@@ -207,8 +209,8 @@ describe('a deduplication id', () => {
     return qstash.requests[0].headers['upstash-deduplication-id'];
   }
 
-  test('is the key, or the message id', async (t) => {
-    assert.equal(await idOf(t, 'step_01KXYZ'), 'step_01KXYZ');
+  test('is the key, for ten minutes, or the message id', async (t) => {
+    assert.match(await idOf(t, 'step_01KXYZ'), /^step_01KXYZ\.\d+$/);
     const { qstash, world } = await place(t);
     const { messageId } = await world.queue(FLOW, { runId: 'r' });
     assert.equal(qstash.requests[0].headers['upstash-deduplication-id'], messageId);
@@ -409,9 +411,7 @@ describe('when QStash does not take a message', () => {
         headers: headersFor(3600),
         body: { error: 'limit' },
       }));
-      const { cause: error, status } = await errorOf(send(world));
-      // The SDK hands its work back.
-      assert.ok(status >= 500);
+      const error = await errorOf(send(world));
       assert.equal(error.name, 'ThrottleError');
       assert.equal(error.status, 429);
       assert.ok(error.retryAfter > 3000 && error.retryAfter <= 3602, `${error.retryAfter}`);
@@ -424,7 +424,7 @@ describe('when QStash does not take a message', () => {
     qstash.setIntercept(() => (qstash.requests.length === 1 ? { status: 429 } : undefined));
     await send(world);
     qstash.setIntercept(() => ({ status: 429 }));
-    assert.equal((await errorOf(send(world))).cause.name, 'ThrottleError');
+    assert.equal((await errorOf(send(world))).name, 'ThrottleError');
   });
 
   test('a failure of a moment goes unnoticed', async (t) => {

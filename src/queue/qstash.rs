@@ -29,6 +29,9 @@ const BATCH: usize = 50;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a message is tried to be published while QStash is away or busy.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A key holds for so long, however long QStash would remember it: a step of which the message was given
+/// up must be free to be sent again.
+const KEY_SECONDS: u64 = 600;
 const LONGEST_EXCERPT: usize = 300;
 const LONGEST_PLAIN_ID: usize = 100;
 /// As `encodeURIComponent` does.
@@ -95,8 +98,7 @@ impl QStash {
 
     /// Whether a delivery is QStash's, and for this queue. Its body has not been looked at yet.
     pub fn verify(&self, token: &str, kind: Kind, queue_name: &str) -> std::result::Result<Signed, Refusal> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = i64::try_from(now_seconds()).unwrap_or(i64::MAX);
         signature::verify(&self.config.signing_keys, token, &self.destination(kind, queue_name), now)
     }
 
@@ -133,10 +135,13 @@ impl QStash {
                 headers.insert("upstash-delay", delay);
             }
         }
-        // A message without a key has its own id: so it can be published again when an answer was lost.
         let key = delivery.idempotency_key.as_ref().filter(|key| !key.is_empty());
-        let key = key.unwrap_or(&delivery.message_id);
-        if let Ok(id) = HeaderValue::from_str(&deduplication_id(key)) {
+        let id = match key {
+            Some(key) => format!("{}.{}", deduplication_id(key), now_seconds() / KEY_SECONDS),
+            // So it can be published again when an answer was lost.
+            None => deduplication_id(&delivery.message_id),
+        };
+        if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("upstash-deduplication-id", id);
         }
         let destination = self.destination(delivery.kind, &delivery.queue_name);
@@ -267,6 +272,10 @@ impl Publication {
     }
 }
 
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// QStash refuses ids with a colon, and headers hold visible ASCII.
 fn deduplication_id(key: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -289,8 +298,7 @@ fn accepted(answer: Option<Published>) -> Result<()> {
 /// Seconds until QStash takes requests again: from the limit that was hit, daily or per second.
 fn retry_after(headers: &HeaderMap) -> u64 {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let until = |reset: u64| reset.saturating_sub(now);
+    let until = |reset: u64| reset.saturating_sub(now_seconds());
     let spent = |name: &str| number(name) == Some(0);
     number("retry-after")
         .or_else(|| spent("ratelimit-remaining").then(|| number("ratelimit-reset").map(until)).flatten())
