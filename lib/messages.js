@@ -11,7 +11,7 @@ export const NOT_BEFORE_HEADER = 'x-workflow-not-before';
 
 /**
  * @param {string} queueName
- * @returns {{ kind: 'workflow' | 'step', id: string }}
+ * @returns {{ kind: 'flow' | 'step', id: string }}
  */
 export function parseQueueName(queueName) {
   const match = typeof queueName === 'string' ? QUEUE_NAME.exec(queueName) : null;
@@ -20,7 +20,7 @@ export function parseQueueName(queueName) {
       `${JSON.stringify(queueName)} is not a queue name: expected __wkf_workflow_<name> or __wkf_step_<name>`,
     );
   }
-  return { kind: /** @type {'workflow' | 'step'} */ (match[1]), id: match[2] };
+  return { kind: match[1] === 'step' ? 'step' : 'flow', id: match[2] };
 }
 
 /** Bytes in memory, base64 in JSON: a message survives any queue that takes JSON or bytes. */
@@ -70,7 +70,7 @@ export function toCore(kind, message) {
   const { id, kind: queueKind } = parseQueueName(queueName);
   if (typeof messageId !== 'string') throw invalid('MessageData.messageId must be a string');
   const request = {
-    kind: kind ?? (queueKind === 'step' ? queueKind : 'flow'),
+    kind: kind ?? queueKind,
     id,
     queueName,
     messageId,

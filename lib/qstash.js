@@ -59,8 +59,7 @@ export function createQStashQueue(options = {}) {
       const signature = headers.get(SIGNATURE_HEADER);
       if (!signature) throw invalid(`Missing ${SIGNATURE_HEADER} header`);
       const { kind, queueName } = queueNameOf(headers);
-      const route = kind === 'step' ? 'step' : 'flow';
-      const signed = qstash.verify(signature, route, queueName);
+      const signed = qstash.verify(signature, kind, queueName);
       const retried = countOf(headers);
       return {
         checkBody: (body) => signed.checkBody(body),

@@ -4,6 +4,7 @@
 
 pub mod headers;
 pub mod message;
+mod outbox;
 mod pace;
 pub mod pgboss;
 pub mod qstash;

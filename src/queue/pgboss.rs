@@ -1,12 +1,11 @@
 //! The built-in driver: messages are jobs in pg-boss's own tables.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::outbox::Outbox;
 pub use super::store::{Depth, check, setup};
 use super::store::{Push, Pushed, Store};
 use super::timing::backoff;
@@ -27,14 +26,8 @@ pub struct PgBossQueue {
     store: Arc<Store>,
     config: QueueConfig,
     log: Arc<dyn Log>,
-    outbox: Mutex<Outbox>,
+    outbox: Outbox<Push, String>,
     worker: Mutex<Option<Arc<Worker>>>,
-}
-
-#[derive(Default)]
-struct Outbox {
-    waiting: VecDeque<(Push, oneshot::Sender<Result<String>>)>,
-    lanes: usize,
 }
 
 impl PgBossQueue {
@@ -44,22 +37,14 @@ impl PgBossQueue {
             store: Arc::new(Store::new(database, &config)),
             config,
             log,
-            outbox: Mutex::default(),
+            outbox: Outbox::new(LANES, BATCH),
             worker: Mutex::default(),
         })
     }
 
     /// Returns the id of the message that will be delivered: this one, or the one that it equals.
     pub async fn push(self: &Arc<Self>, message: Message) -> Result<Option<String>> {
-        let push = Push::new(Arc::new(message))?;
-        let (reply, answer) = oneshot::channel();
-        let lane = {
-            let mut outbox = self.outbox();
-            outbox.waiting.push_back((push, reply));
-            let free = outbox.lanes < LANES;
-            outbox.lanes += usize::from(free);
-            free
-        };
+        let (answer, lane) = self.outbox.add(Push::new(Arc::new(message))?);
         if lane {
             // On its own: whoever awaits a push may stop doing so, others of the batch do not.
             tokio::spawn(Arc::clone(self).run_lane());
@@ -102,22 +87,9 @@ impl PgBossQueue {
     }
 
     async fn run_lane(self: Arc<Self>) {
-        loop {
-            let (mut pushes, mut replies) = (Vec::new(), Vec::new());
-            {
-                let mut outbox = self.outbox();
-                let count = outbox.waiting.len().min(BATCH);
-                if count == 0 {
-                    outbox.lanes -= 1;
-                    return;
-                }
-                let mut batch: Vec<_> = outbox.waiting.drain(..count).collect();
-                batch.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
-                for (push, reply) in batch {
-                    pushes.push(push);
-                    replies.push(reply);
-                }
-            }
+        while let Some(mut batch) = self.outbox.next() {
+            batch.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+            let (mut pushes, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             match self.run(&mut pushes).await {
                 Ok(pushed) => {
                     for (reply, pushed) in replies.into_iter().zip(pushed) {
@@ -165,10 +137,6 @@ impl PgBossQueue {
             }
             tries += 1;
         }
-    }
-
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn worker_slot(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {

@@ -2,8 +2,7 @@
 //!
 //! Nothing relies on its deduplication, which forgets after 10 minutes: it only spares work.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -14,9 +13,9 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::outbox::Outbox;
 use super::timing::backoff;
 use super::{Delivery, Kind};
 use crate::config::{Destination, QStashConfig};
@@ -41,13 +40,7 @@ pub struct QStash {
     config: QStashConfig,
     client: Client,
     authorization: HeaderValue,
-    outbox: Mutex<Outbox>,
-}
-
-#[derive(Default)]
-struct Outbox {
-    waiting: VecDeque<(Publication, oneshot::Sender<Result<()>>)>,
-    lanes: usize,
+    outbox: Outbox<Publication, ()>,
 }
 
 struct Publication {
@@ -75,20 +68,12 @@ impl QStash {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", config.token))
             .map_err(|_| Error::Configuration("QSTASH_TOKEN cannot be sent in a header".to_owned()))?;
         authorization.set_sensitive(true);
-        Ok(Arc::new(Self { config, client, authorization, outbox: Mutex::default() }))
+        Ok(Arc::new(Self { config, client, authorization, outbox: Outbox::new(LANES, BATCH) }))
     }
 
     /// Resolves when QStash has the message. The delivery's attempt is that of its first delivery.
     pub async fn publish(self: &Arc<Self>, delivery: Delivery, delay: Duration) -> Result<()> {
-        let publication = self.publication(delivery, delay);
-        let (reply, answer) = oneshot::channel();
-        let lane = {
-            let mut outbox = self.outbox();
-            outbox.waiting.push_back((publication, reply));
-            let free = outbox.lanes < LANES;
-            outbox.lanes += usize::from(free);
-            free
-        };
+        let (answer, lane) = self.outbox.add(self.publication(delivery, delay));
         if lane {
             // On its own: whoever awaits may stop doing so, others of the batch do not.
             tokio::spawn(Arc::clone(self).run_lane());
@@ -149,16 +134,7 @@ impl QStash {
     }
 
     async fn run_lane(self: Arc<Self>) {
-        loop {
-            let batch: Vec<_> = {
-                let mut outbox = self.outbox();
-                let count = outbox.waiting.len().min(BATCH);
-                if count == 0 {
-                    outbox.lanes -= 1;
-                    return;
-                }
-                outbox.waiting.drain(..count).collect()
-            };
+        while let Some(batch) = self.outbox.next() {
             let (publications, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let results = match publications.as_slice() {
                 [one] => vec![self.publish_one(one).await],
@@ -252,10 +228,6 @@ impl QStash {
             }
             status => Error::Queue(format!("QStash refused a message ({status}): {text}")),
         })
-    }
-
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
