@@ -1034,7 +1034,8 @@ fn run_pgboss(place: &Place, script: &str) -> String {
 async fn pg_boss_sends_to_us_and_works_off_what_we_send() {
     let place = Place::new().await;
     let process = place.process();
-    let target = Target::answering(Outcome::Done);
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
     process.push(flow("wrun_1")).await;
     process.push(flow("wrun_1")).await;
     process.push(step("wrun_1", "step_1")).await;
@@ -1056,6 +1057,8 @@ async fn pg_boss_sends_to_us_and_works_off_what_we_send() {
          await boss.send('workflow_steps', data, { singletonKey: 'step_2' });
          await boss.send('workflow_steps', data, { singletonKey: 'step_3', startAfter: 1 });",
     );
+    // Not earlier: a key whose job has ended is taken anew.
+    gate.add_permits(2);
     let seen = target.until(2).await;
     assert!(seen.iter().all(|delivery| delivery.message_id == "msg_js"));
     place.until("ours are settled", "SELECT count(*) = 0 FROM :jobs WHERE state <> 'completed'").await;
