@@ -33,6 +33,12 @@ fn parse_ulid(text: &str) -> Option<Ulid> {
     text.starts_with(|first: char| ('0'..='7').contains(&first)).then_some(ulid)
 }
 
+/// The number of one call that writes: by it a repetition of the call is recognised. JavaScript reads it
+/// exactly, too.
+pub fn new_request_id() -> i64 {
+    rand::random_range(0..1 << 53)
+}
+
 fn run_hash(run_id: &str) -> u128 {
     let digest = Sha256::digest(run_id.as_bytes());
     digest.iter().take(HASH_BITS as usize / 8).fold(0, |hash, byte| (hash << 8) | u128::from(*byte))
