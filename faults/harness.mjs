@@ -142,7 +142,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
     steps: entries.filter(({ phase }) => phase === 'begin').length,
     faults: countBy(windows, ({ kind }) => kind),
     excused: countBy(excused, ({ reason }) => reason),
-    slowest: Math.max(0, ...runs.map(({ runId, since }) => (ended.at.get(runId) ?? 0) - since)),
+    slowest: slowestOf(runs, ended),
     recovery: lastEnd - lastFault,
     slowestExit: Math.max(...exits.map(({ took }) => took)),
     usage: after,
@@ -224,6 +224,16 @@ async function leave(cast, role) {
   const took = await cast.end(role, 'SIGTERM');
   clearTimeout(impatient);
   return { role, took, exit: app?.exit() };
+}
+
+/** @param {Run[]} runs @param {Ends} ended */
+function slowestOf(runs, ended) {
+  const took = runs.map(({ kind, runId, since }) => ({
+    kind,
+    runId,
+    ms: (ended.at.get(runId) ?? Number.POSITIVE_INFINITY) - since,
+  }));
+  return took.sort((a, b) => b.ms - a.ms)[0];
 }
 
 /** @template T @param {T[]} values @param {(value: T) => string} key @returns {Record<string, number>} */
