@@ -119,7 +119,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
       .map((line) => line.slice(0, 200));
     violations.push(`ran again without a reason: ${describe(history, windows)}\n${log.join('\n')}`);
   }
-  const after = await checks.usage(cast);
+  const after = await checks.settledUsage(cast, before);
   violations.push(...checks.leaks(before, after));
   violations.push(...(await checks.connections(stage, cast.members().length)));
 
