@@ -31,7 +31,7 @@ const EXIT_MS = 60_000;
  * @param {number} options.ms
  * @param {string[]} [options.only] kinds of faults
  * @param {string[]} [options.workload] kinds of runs
- * @param {boolean} [options.keep] the files
+ * @param {boolean} [options.keep] the files, also when all is well
  * @param {(line: string) => void} [options.log]
  */
 export async function run({
@@ -45,14 +45,15 @@ export async function run({
   const cleanups = /** @type {(() => Promise<void>)[]} */ ([]);
   const t = { after: (/** @type {() => Promise<void>} */ cleanup) => void cleanups.push(cleanup) };
   const directory = await mkdtemp(path.join(tmpdir(), 'faults-'));
-  if (!keep) t.after(() => rm(directory, { recursive: true }));
   const begin = moment();
   const tell = (/** @type {string} */ line) =>
     log(`${((moment() - begin) / 1000).toFixed(1).padStart(6)} s  ${line}`);
+  const ledger = path.join(directory, 'ledger.jsonl');
   try {
-    const ledger = path.join(directory, 'ledger.jsonl');
     const stage = await setStage(t, { ledger, random: generator(seed + 1), log: tell });
-    return await perform(stage, { seed, ms, only, workload, directory, ledger, tell });
+    const report = await perform(stage, { seed, ms, only, workload, directory, ledger, tell });
+    if (!keep && report.violations.length === 0) t.after(() => rm(directory, { recursive: true }));
+    return report;
   } finally {
     for (const cleanup of cleanups) await cleanup();
   }
