@@ -103,6 +103,16 @@ test('a buffer that was transferred away is not taken for an empty one', async (
   await assertInvalid(world.queue('__wkf_step_a', { gone }), /detached/);
 });
 
+test('a run that cannot be started is not created by its start', async () => {
+  const { eventData } = runCreated();
+  for (const specVersion of [undefined, null, 0, 1]) {
+    const runId = `wrun_${ulid()}`;
+    const started = { ...event('run_started', undefined, eventData), specVersion };
+    await assertInvalid(world.events.create(runId, started), /specVersion/);
+    await assertRefused(world.runs.get(runId), 'WorkflowRunNotFoundError', 404);
+  }
+});
+
 test('a date that PostgreSQL does not know is named', async () => {
   const runId = await runningRun(world);
   for (const resumeAt of [new Date(-8.64e15), new Date(Number.NaN), true, {}]) {
