@@ -134,9 +134,9 @@ function short(what, value, limit) {
 function bodyOf(data) {
   if (isBytes(data)) {
     const { buffer } = attached('MessageData.data', data);
-    // A Request takes none, and others may write into it meanwhile.
+    // A Request takes no bytes of which the memory is shared or may be resized.
     const isShared = Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]';
-    return isShared ? new Uint8Array(data) : data;
+    return isShared || Reflect.get(buffer, 'resizable') ? new Uint8Array(data) : data;
   }
   if (typeof data === 'string') return Buffer.from(data, 'base64');
   throw invalid('MessageData.data must be bytes, or a base64 string');
