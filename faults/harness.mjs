@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -20,6 +21,8 @@ import { kinds } from './workload.mjs';
 const LIVE = 30;
 /** What is not over by then is stuck. */
 const FINISH_MS = 240_000;
+/** To read what all runs have left behind. */
+const ANSWERS_MS = 120_000;
 /** A close takes 10 s at most for what runs, and then ends. */
 const EXIT_MS = 60_000;
 
@@ -95,9 +98,8 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   const lastFault = Date.now();
   tell('no more faults');
   const deadline = setTimeout(() => stuck.abort(), end - Date.now() + FINISH_MS);
-  await playing.catch((error) => {
-    violations.push(`the client did not come through: ${error}`);
-  });
+  await Promise.race([playing, once(stuck.signal, 'abort')]);
+  if (stuck.signal.aborted) violations.push('the client still waits for answers');
   const left = await finish(stage, runs, ended, end + FINISH_MS);
   clearTimeout(deadline);
   const lastEnd = Math.max(lastFault, ...ended.at.values());
@@ -109,8 +111,12 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   violations.push(...(await checks.invariants(database)));
   const entries = await readLedger(ledger);
   const over = runs.filter(({ runId }) => !left.includes(runId));
-  violations.push(...(await checks.results(cast.client, over)));
-  violations.push(...(await checks.streams(cast.client, over, entries)));
+  const answers = async () => [
+    ...(await checks.results(cast.client, over)),
+    ...(await checks.streams(cast.client, over, entries)),
+  ];
+  const silence = sleep(ANSWERS_MS, ['results and streams cannot be read'], { ref: false });
+  violations.push(...(await Promise.race([answers(), silence])));
   violations.push(...(await checks.starts(database, entries)));
   const { excused, unexcused } = judge(entries, windows);
   for (const history of unexcused) {
