@@ -6,6 +6,7 @@ import {
   optionalInt32,
   optionalInteger,
   optionalString,
+  ownsMemory,
 } from './input.js';
 
 /** The field of an event's data that carries its payload: stored once, as bytes. */
@@ -84,7 +85,10 @@ function split(eventType, eventData) {
   // Runs of spec version 1 carry plain JSON, which stays where it is.
   if (!field || !isBytes(payload)) return { data: eventData, payload: undefined };
   const { [field]: _, ...data } = eventData;
-  return { data, payload: attached(field, payload) };
+  const bytes = attached(field, payload);
+  // The answer has it as a later read gives it.
+  const isOrdinary = bytes.constructor === Uint8Array && ownsMemory(bytes);
+  return { data, payload: isOrdinary ? bytes : new Uint8Array(bytes) };
 }
 
 /**

@@ -68,6 +68,15 @@ export function attached(what, bytes) {
 }
 
 /**
+ * Whether nobody else can write into it or resize it: some of the platform takes no other.
+ * @param {Uint8Array} bytes
+ */
+export function ownsMemory({ buffer }) {
+  const isShared = Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]';
+  return !isShared && !Reflect.get(buffer, 'resizable');
+}
+
+/**
  * @param {string} what
  * @param {unknown} value
  */

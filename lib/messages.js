@@ -5,6 +5,7 @@ import {
   optionalSeconds,
   optionalString,
   optionalStrings,
+  ownsMemory,
   reading,
   string,
 } from './input.js';
@@ -133,10 +134,8 @@ function short(what, value, limit) {
  */
 function bodyOf(data) {
   if (isBytes(data)) {
-    const { buffer } = attached('MessageData.data', data);
-    // A Request takes no bytes of which the memory is shared or may be resized.
-    const isShared = Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]';
-    return isShared || Reflect.get(buffer, 'resizable') ? new Uint8Array(data) : data;
+    const bytes = attached('MessageData.data', data);
+    return ownsMemory(bytes) ? bytes : new Uint8Array(bytes);
   }
   if (typeof data === 'string') return Buffer.from(data, 'base64');
   throw invalid('MessageData.data must be bytes, or a base64 string');

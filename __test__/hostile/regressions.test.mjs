@@ -113,6 +113,13 @@ test('a run that cannot be started is not created by its start', async () => {
   }
 });
 
+test('the answer has a payload as a later read gives it', async () => {
+  const eventData = { ...runCreated().eventData, input: Buffer.from('input') };
+  const { event: created, run } = await world.events.create(null, runCreated({ eventData }));
+  assert.deepEqual(created, await world.events.get(run.runId, created.eventId));
+  assert.deepEqual(run.input, bytes('input'));
+});
+
 test('a date that PostgreSQL does not know is named', async () => {
   const runId = await runningRun(world);
   for (const resumeAt of [new Date(-8.64e15), new Date(Number.NaN), true, {}]) {
