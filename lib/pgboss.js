@@ -76,6 +76,7 @@ function createDriver(options, entrypoint) {
   }
 
   function handBack() {
+    opened?.core.value.handBackSteps(EXIT_MS);
     use().queue.handBack(EXIT_MS);
   }
 

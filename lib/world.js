@@ -213,12 +213,16 @@ function createLifecycle(resources, log, announce) {
     await started?.catch(() => {});
     const opened = resources.peek();
     try {
+      // What is still running when the drain ends, others may start then.
+      opened?.core.value.renewSteps(false);
       // Deliveries that drain still report to this World: it is closed only after them.
       await opened?.driver.close?.();
     } finally {
       closed = true;
       withdraw();
       clearInterval(keepAlive);
+      // Other Worlds of this process may go on with the same core.
+      opened?.core.value.renewSteps(true);
       await opened?.core.release();
     }
   }
