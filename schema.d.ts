@@ -45,6 +45,8 @@ interface EventRow {
   correlationId: string | null;
   createdAt: Date;
   occurredAt: Date | null;
+  /** By it a call that is repeated, because its answer was lost with the connection, is recognised. */
+  requestId: number | null;
   specVersion: number | null;
   external: boolean;
   /** What the event says, without its payload. */
@@ -110,6 +112,8 @@ interface StreamChunkRow {
   /** The `id` of the stream. */
   streamId: number;
   index: number;
+  /** Of the first chunk of each write, as in `events`. */
+  requestId: number | null;
   data: Uint8Array;
 }
 

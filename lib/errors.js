@@ -14,9 +14,10 @@ export function worldError({ name, message, ...fields }, cause) {
 /**
  * The caller's input is wrong.
  * @param {string} message
+ * @param {unknown} [cause]
  */
-export function invalid(message) {
-  return worldError({ name: 'WorkflowWorldError', status: 400, message });
+export function invalid(message, cause) {
+  return worldError({ name: 'WorkflowWorldError', status: 400, message }, cause);
 }
 
 /**
@@ -64,7 +65,11 @@ export function describe(thrown) {
  * @param {unknown} thrown
  */
 export function messageOf(thrown) {
-  return thrown instanceof Error ? thrown.message : describe(thrown);
+  try {
+    return thrown instanceof Error ? String(thrown.message) : describe(thrown);
+  } catch {
+    return describe(thrown);
+  }
 }
 
 /** @param {unknown} error */

@@ -1,5 +1,12 @@
 import { invalid } from './errors.js';
-import { epochMs, isBytes, optionalInt32, optionalInteger, optionalString } from './input.js';
+import {
+  attached,
+  epochMs,
+  isBytes,
+  optionalInt32,
+  optionalInteger,
+  optionalString,
+} from './input.js';
 
 /** The field of an event's data that carries its payload: stored once, as bytes. */
 const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
@@ -49,7 +56,7 @@ export function encodeEvent(runId, event, params = {}) {
     eventType,
     correlationId: optionalString('correlationId', correlationId),
     specVersion: optionalInt32('specVersion', specVersion),
-    data: eventData === undefined ? undefined : toJson(eventType, data),
+    data: eventData === undefined ? undefined : toJson('eventData', data),
     payload,
     occurredAtMs: epochMs('occurredAt', params.occurredAt),
     snapshotMs: optionalInteger('stateUpdatedAt', params.stateUpdatedAt),
@@ -73,7 +80,7 @@ function split(eventType, eventData) {
   // Runs of spec version 1 carry plain JSON, which stays where it is.
   if (!field || !isBytes(payload)) return { data: eventData, payload: undefined };
   const { [field]: _, ...data } = eventData;
-  return { data, payload };
+  return { data, payload: attached(field, payload) };
 }
 
 /**
@@ -91,30 +98,38 @@ function nameOf(eventType, data) {
  * @param {Record<string, any>} data
  */
 function detailOf(eventType, data) {
-  if (ERROR_EVENTS.has(eventType)) return toJson(eventType, structuredError(data));
-  return data.executionContext === undefined ? undefined : toJson(eventType, data.executionContext);
+  if (ERROR_EVENTS.has(eventType)) return toJson('error', structuredError(data));
+  const { executionContext } = data;
+  return executionContext === undefined ? undefined : toJson('executionContext', executionContext);
 }
 
 /** @param {Record<string, any>} data */
 function structuredError({ error, stack, errorCode }) {
   const message = typeof error === 'string' ? error : error?.message;
   return {
-    message: typeof message === 'string' ? message : 'Unknown error',
-    stack: stack ?? error?.stack,
-    code: errorCode,
+    message: textOf(message) ?? 'Unknown error',
+    stack: textOf(stack ?? error?.stack),
+    code: textOf(errorCode),
   };
 }
 
 /**
- * @param {string} eventType
+ * The SDK cannot read an error of which these are anything else.
  * @param {unknown} value
  */
-function toJson(eventType, value) {
-  try {
-    return JSON.stringify(value);
-  } catch (cause) {
-    throw invalid(`eventData of ${eventType} cannot be stored as JSON: ${cause}`);
-  }
+function textOf(value) {
+  return typeof value === 'string' ? value : undefined;
+}
+
+/**
+ * @param {string} what
+ * @param {object} value
+ */
+function toJson(what, value) {
+  const json = JSON.stringify(value);
+  // A list has a JSON of its own, and so has what brings a toJSON.
+  if (!json?.startsWith('{')) throw invalid(`${what} must be an object`);
+  return json;
 }
 
 /**

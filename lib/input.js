@@ -1,4 +1,46 @@
-import { invalid } from './errors.js';
+import { call, invalid, messageOf } from './errors.js';
+
+/** @typedef {import('../native/index.cjs').Core} Core */
+
+const TYPED_ARRAY_TAG = Reflect.getOwnPropertyDescriptor(
+  Object.getPrototypeOf(Uint8Array.prototype),
+  Symbol.toStringTag,
+);
+
+/** The first millisecond of PostgreSQL's calendar. JavaScript's begins earlier, and ends earlier. */
+const FIRST_MS = Date.UTC(-4713, 10, 24);
+const LONGEST_SECONDS = 8.64e12;
+const LONE_SURROGATE = /\p{Surrogate}/u;
+
+/**
+ * Reads arguments: behind each of them there may be a getter, a Proxy or a `toJSON` that throws.
+ * @template T
+ * @param {() => T} read
+ * @returns {T}
+ */
+export function reading(read) {
+  try {
+    return read();
+  } catch (error) {
+    if (Object(error).status === 400) throw error;
+    throw invalid(`An argument cannot be read: ${messageOf(error)}`, error);
+  }
+}
+
+/**
+ * Makes calls of a core, the arguments of which are read first.
+ * @param {() => Core} core
+ */
+export function asking(core) {
+  /**
+   * @template T
+   * @param {(core: Core) => Promise<T>} start
+   */
+  return async function ask(start) {
+    const opened = core();
+    return call(reading(() => start(opened)));
+  };
+}
 
 /**
  * A Uint8Array or Buffer, also one of another realm, such as a test runner's.
@@ -6,7 +48,23 @@ import { invalid } from './errors.js';
  * @returns {value is Uint8Array}
  */
 export function isBytes(value) {
-  return ArrayBuffer.isView(value) && Reflect.get(value, Symbol.toStringTag) === 'Uint8Array';
+  // Not the tag that an object says it has.
+  return TYPED_ARRAY_TAG?.get?.call(value) === 'Uint8Array';
+}
+
+/**
+ * Of a buffer that was transferred away, nothing is left: it must not be taken for an empty one.
+ * @param {string} what
+ * @param {Uint8Array} bytes
+ */
+export function attached(what, bytes) {
+  if (bytes.byteLength > 0) return bytes;
+  try {
+    new Uint8Array(bytes.buffer);
+  } catch (error) {
+    throw invalid(`The buffer of ${what} is detached`, error);
+  }
+  return bytes;
 }
 
 /**
@@ -15,6 +73,9 @@ export function isBytes(value) {
  */
 export function string(what, value) {
   if (typeof value !== 'string') throw invalid(`${what} must be a string, not ${typeof value}`);
+  // In UTF-8 it would become another string, and equal to others.
+  if (LONE_SURROGATE.test(value))
+    throw invalid(`${what} must be well-formed: it has a lone surrogate`);
   return value;
 }
 
@@ -57,7 +118,45 @@ export function optionalInt32(what, value) {
  */
 export function epochMs(what, value) {
   if (value === undefined || value === null) return undefined;
-  const ms = new Date(/** @type {any} */ (value)).getTime();
-  if (Number.isNaN(ms)) throw invalid(`${what} must be a valid date`);
+  const ms = isTime(value) ? new Date(value).getTime() : Number.NaN;
+  if (!(ms >= FIRST_MS)) throw invalid(`${what} must be a valid date, not before 4714 BC`);
   return ms;
+}
+
+/**
+ * @param {unknown} value
+ * @returns {value is Date | number | string}
+ */
+function isTime(value) {
+  const isDate = Object.prototype.toString.call(value) === '[object Date]';
+  return isDate || typeof value === 'number' || typeof value === 'string';
+}
+
+/**
+ * @param {string} what
+ * @param {unknown} value
+ * @returns {Record<string, string> | undefined}
+ */
+export function optionalStrings(what, value) {
+  if (value === undefined || value === null) return undefined;
+  const wrong = () => invalid(`${what} must be an object of strings`);
+  if (typeof value !== 'object' || Array.isArray(value)) throw wrong();
+  const entries = Object.entries(value);
+  if (entries.some(([, text]) => typeof text !== 'string')) throw wrong();
+  for (const text of entries.flat()) string(what, text);
+  return Object.fromEntries(entries);
+}
+
+/**
+ * What JavaScript's calendar spans, any delay fits.
+ * @param {string} what
+ * @param {unknown} value
+ * @returns {number | undefined} milliseconds
+ */
+export function optionalSeconds(what, value) {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value === 'number' && value >= 0 && value <= LONGEST_SECONDS) {
+    return Math.ceil(value * 1000);
+  }
+  throw invalid(`${what} must be a number from 0 to ${LONGEST_SECONDS}`);
 }

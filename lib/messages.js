@@ -1,10 +1,20 @@
 import { invalid } from './errors.js';
-import { isBytes, optionalString } from './input.js';
+import {
+  attached,
+  isBytes,
+  optionalSeconds,
+  optionalString,
+  optionalStrings,
+  reading,
+  string,
+} from './input.js';
 
 /** @typedef {import('../index.js').MessageData} MessageData */
 
 /** The prefix of a queue name, from @workflow/world's ValidQueueName, and what follows it. */
 const QUEUE_NAME = /^__(?:[a-z][a-z0-9]*_)?wkf_(workflow|step)_(.+)$/s;
+
+const ORDINARY = { configurable: true, enumerable: true, writable: true };
 
 /** Epoch milliseconds: for queues that are not ours, which may deliver a message before its time. */
 export const NOT_BEFORE_HEADER = 'x-workflow-not-before';
@@ -14,7 +24,7 @@ export const NOT_BEFORE_HEADER = 'x-workflow-not-before';
  * @returns {{ kind: 'flow' | 'step', id: string }}
  */
 export function parseQueueName(queueName) {
-  const match = typeof queueName === 'string' ? QUEUE_NAME.exec(queueName) : null;
+  const match = QUEUE_NAME.exec(string('The name of a queue', queueName));
   if (!match) {
     throw invalid(
       `${JSON.stringify(queueName)} is not a queue name: expected __wkf_workflow_<name> or __wkf_step_<name>`,
@@ -32,29 +42,46 @@ export class MessageBody extends Uint8Array {
 
 /** @param {unknown} message */
 export function encodeBody(message) {
-  const json = JSON.stringify(
-    message,
-    /** @this {Record<string, unknown>} */
-    function tagBytes(key, value) {
-      // `value` has been through toJSON, which Buffer has; `this[key]` is what was really there.
-      const original = this[key];
-      if (!isBytes(original)) return value;
-      const bytes = Buffer.from(original.buffer, original.byteOffset, original.byteLength);
-      return { __type: 'Uint8Array', data: bytes.toString('base64') };
-    },
-  );
+  const json = reading(() => JSON.stringify(message, tagBytes));
   if (json === undefined) throw invalid('A message must be a JSON value');
   return new MessageBody(Buffer.from(json));
+}
+
+/**
+ * @this {Record<string, unknown>}
+ * @param {string} key
+ * @param {unknown} value
+ */
+function tagBytes(key, value) {
+  // `value` has been through toJSON, which Buffer has; `this[key]` is what was really there.
+  const original = this[key];
+  if (!isBytes(original)) return value;
+  const { buffer, byteOffset, byteLength } = attached('bytes in a message', original);
+  return {
+    __type: 'Uint8Array',
+    data: Buffer.from(buffer, byteOffset, byteLength).toString('base64'),
+  };
 }
 
 /** @param {Uint8Array} body */
 export function decodeBody(body) {
   const json = Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8');
-  return JSON.parse(json, (_key, value) =>
-    value?.__type === 'Uint8Array' && typeof value.data === 'string'
-      ? new Uint8Array(Buffer.from(value.data, 'base64'))
-      : value,
-  );
+  const decoded = { message: JSON.parse(json) };
+  // Not by a reviver: that one recurs, and fails at depths that a message is sent with.
+  /** @type {Record<string, any>[]} */
+  const unseen = [decoded];
+  for (const object of unseen) {
+    for (const [key, value] of Object.entries(object)) {
+      if (value?.__type === 'Uint8Array' && typeof value.data === 'string') {
+        const bytes = new Uint8Array(Buffer.from(value.data, 'base64'));
+        // Not by assignment: the key may be `__proto__`.
+        Object.defineProperty(object, key, { ...ORDINARY, value: bytes });
+      } else if (typeof value === 'object' && value !== null) {
+        unseen.push(value);
+      }
+    }
+  }
+  return decoded.message;
 }
 
 /**
@@ -66,19 +93,21 @@ export function toCore(kind, message) {
   if (typeof message !== 'object' || message === null) {
     throw invalid('A message must be an object: MessageData');
   }
-  const { data, headers, delaySeconds, idempotencyKey, queueName, messageId } = message;
-  const { id, kind: queueKind } = parseQueueName(queueName);
-  if (typeof messageId !== 'string') throw invalid('MessageData.messageId must be a string');
-  const request = {
-    kind: kind ?? queueKind,
-    id,
-    queueName,
-    messageId,
-    idempotencyKey: optionalString('MessageData.idempotencyKey', idempotencyKey),
-    headers: headers && JSON.stringify(headers),
-    delayMs: delaySeconds && Math.ceil(delaySeconds * 1000),
-  };
-  return { request, body: bodyOf(data) };
+  return reading(() => {
+    const { data, headers, delaySeconds, idempotencyKey, queueName, messageId } = message;
+    const { id, kind: queueKind } = parseQueueName(queueName);
+    const allHeaders = optionalStrings('MessageData.headers', headers);
+    const request = {
+      kind: kind ?? queueKind,
+      id,
+      queueName,
+      messageId: string('MessageData.messageId', messageId),
+      idempotencyKey: optionalString('MessageData.idempotencyKey', idempotencyKey),
+      headers: allHeaders && JSON.stringify(allHeaders),
+      delayMs: optionalSeconds('MessageData.delaySeconds', delaySeconds),
+    };
+    return { request, body: bodyOf(data) };
+  });
 }
 
 /**
@@ -87,7 +116,7 @@ export function toCore(kind, message) {
  * @returns {Uint8Array}
  */
 function bodyOf(data) {
-  if (isBytes(data)) return data;
+  if (isBytes(data)) return attached('MessageData.data', data);
   if (typeof data === 'string') return Buffer.from(data, 'base64');
   throw invalid('MessageData.data must be bytes, or a base64 string');
 }

@@ -1,6 +1,6 @@
 import { call } from './errors.js';
 import { bytesOf, decodeEntity, decodeEvent, decodeWithPayloads, encodeEvent } from './events.js';
-import { optionalInteger, optionalString, string } from './input.js';
+import { asking, optionalInteger, optionalString, reading, string } from './input.js';
 
 /** @typedef {import('../native/index.cjs').Core} Core */
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
@@ -13,31 +13,38 @@ import { optionalInteger, optionalString, string } from './input.js';
  * @param {() => Core} core
  */
 export function createStorage(core) {
+  const ask = asking(core);
+
   return {
     runs: {
       /** @param {string} id @param {ReadParams} [params] */
       async get(id, params) {
-        return run(await call(core().run(string('runId', id), withPayloads(params))));
+        return run(await ask((core) => core.run(string('runId', id), withPayloads(params))));
       },
       /** @param {ReadParams & { workflowName?: string, status?: string }} [params] */
       async list(params) {
-        const name = optionalString('workflowName', params?.workflowName);
-        const status = optionalString('status', params?.status);
-        const reply = await call(core().runs(name, status, pageOf(params), withPayloads(params)));
+        const reply = await ask((core) => {
+          const name = optionalString('workflowName', params?.workflowName);
+          const status = optionalString('status', params?.status);
+          return core.runs(name, status, pageOf(params), withPayloads(params));
+        });
         return page(reply, (item) => decodeWithPayloads(item, reply, 'input', 'output'));
       },
     },
     steps: {
       /** @param {string | undefined} runId @param {string} stepId @param {ReadParams} [params] */
       async get(runId, stepId, params) {
-        const run = optionalString('runId', runId);
-        const reply = await call(core().step(run, string('stepId', stepId), withPayloads(params)));
+        const reply = await ask((core) => {
+          const run = optionalString('runId', runId);
+          return core.step(run, string('stepId', stepId), withPayloads(params));
+        });
         return decodeWithPayloads(JSON.parse(reply.json), reply, 'input', 'result');
       },
       /** @param {ReadParams & { runId: string }} params */
       async list(params) {
-        const runId = string('runId', params?.runId);
-        const reply = await call(core().steps(runId, pageOf(params), withPayloads(params)));
+        const reply = await ask((core) =>
+          core.steps(string('runId', params?.runId), pageOf(params), withPayloads(params)),
+        );
         return page(reply, (item) => decodeWithPayloads(item, reply, 'input', 'result'));
       },
     },
@@ -48,49 +55,53 @@ export function createStorage(core) {
        * @param {{ resolveData?: 'all' | 'none', stateUpdatedAt?: number, occurredAt?: Date }} [params]
        */
       async create(runId, event, params) {
-        const request = encodeEvent(runId, event, params);
-        const reply = await call(core().append(request));
-        return eventResult(request, reply, withPayloads(params));
+        const all = reading(() => withPayloads(params));
+        const request = reading(() => encodeEvent(runId, event, params));
+        return eventResult(request, await ask((core) => core.append(request)), all);
       },
       /** @param {string} runId @param {string} eventId @param {ReadParams} [params] */
       async get(runId, eventId, params) {
-        const all = withPayloads(params);
-        const reply = await call(
-          core().event(string('runId', runId), string('eventId', eventId), all),
+        const all = reading(() => withPayloads(params));
+        const reply = await ask((core) =>
+          core.event(string('runId', runId), string('eventId', eventId), all),
         );
         return eventOf(runId, JSON.parse(reply.json), reply, all);
       },
       /** @param {ReadParams & { runId: string }} params */
       async list(params) {
-        const runId = string('runId', params?.runId);
-        const all = withPayloads(params);
-        const reply = await call(core().events(runId, pageOf(params), all));
-        return page(reply, (item) => eventOf(runId, item, reply, all));
+        const all = reading(() => withPayloads(params));
+        const reply = await ask((core) =>
+          core.events(string('runId', params?.runId), pageOf(params), all),
+        );
+        return page(reply, (item, runId) => eventOf(runId, item, reply, all));
       },
       /** @param {ReadParams & { correlationId: string, runId?: string }} params */
       async listByCorrelationId(params) {
-        const correlationId = string('correlationId', params?.correlationId);
-        const runId = optionalString('runId', params.runId);
-        const all = withPayloads(params);
-        const reply = await call(
-          core().eventsByCorrelation(correlationId, runId, pageOf(params), all),
-        );
-        return page(reply, (item, owner) => eventOf(owner, item, reply, all));
+        const all = reading(() => withPayloads(params));
+        const reply = await ask((core) => {
+          const correlationId = string('correlationId', params?.correlationId);
+          const runId = optionalString('runId', params.runId);
+          return core.eventsByCorrelation(correlationId, runId, pageOf(params), all);
+        });
+        return page(reply, (item, runId) => eventOf(runId, item, reply, all));
       },
     },
     hooks: {
       /** @param {string} hookId @param {ReadParams} [params] */
       async get(hookId, params) {
-        return hook(await call(core().hook(string('hookId', hookId), withPayloads(params))));
+        return hook(await ask((core) => core.hook(string('hookId', hookId), withPayloads(params))));
       },
       /** @param {string} token @param {ReadParams} [params] */
       async getByToken(token, params) {
-        return hook(await call(core().hookByToken(string('token', token), withPayloads(params))));
+        return hook(
+          await ask((core) => core.hookByToken(string('token', token), withPayloads(params))),
+        );
       },
       /** @param {ReadParams & { runId?: string }} [params] */
       async list(params) {
-        const runId = optionalString('runId', params?.runId);
-        const reply = await call(core().hooks(runId, pageOf(params), withPayloads(params)));
+        const reply = await ask((core) =>
+          core.hooks(optionalString('runId', params?.runId), pageOf(params), withPayloads(params)),
+        );
         return page(reply, (item) => decodeWithPayloads(item, reply, 'metadata', ''));
       },
     },

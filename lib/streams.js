@@ -1,6 +1,14 @@
 import { call, callSync, invalid } from './errors.js';
 import { bytesOf } from './events.js';
-import { isBytes, optionalInteger, optionalString, string } from './input.js';
+import {
+  asking,
+  attached,
+  isBytes,
+  optionalInteger,
+  optionalString,
+  reading,
+  string,
+} from './input.js';
 
 /** @typedef {import('../native/index.cjs').Core} Core */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
@@ -10,36 +18,47 @@ import { isBytes, optionalInteger, optionalString, string } from './input.js';
  * @param {() => Core} core
  */
 export function createStreamer(core) {
+  const ask = asking(core);
+
   return {
     /** @param {string} name @param {string} runId @param {string | Uint8Array} chunk */
     async writeToStream(name, runId, chunk) {
-      await call(core().appendChunks(string('name', name), string('runId', runId), [bytes(chunk)]));
+      await ask((core) =>
+        core.appendChunks(string('name', name), string('runId', runId), [bytes(chunk)]),
+      );
     },
     /** @param {string} name @param {string} runId @param {(string | Uint8Array)[]} chunks */
     async writeToStreamMulti(name, runId, chunks) {
-      if (!Array.isArray(chunks)) throw invalid('chunks must be an array');
-      if (chunks.length === 0) return;
-      const all = chunks.map(bytes);
-      await call(core().appendChunks(string('name', name), string('runId', runId), all));
+      await ask((core) => {
+        if (!Array.isArray(chunks)) throw invalid('chunks must be an array');
+        const all = Array.from(chunks, bytes);
+        return core.appendChunks(string('name', name), string('runId', runId), all);
+      });
     },
     /** @param {string} name @param {string} runId */
     async closeStream(name, runId) {
-      await call(core().closeStream(string('name', name), string('runId', runId)));
+      await ask((core) => core.closeStream(string('name', name), string('runId', runId)));
     },
     /** @param {string} name @param {number} [startIndex] */
     async readFromStream(name, startIndex) {
-      const start = optionalInteger('startIndex', startIndex);
-      return readable(callSync(() => core().readStream(string('name', name), start)));
+      const opened = core();
+      const [checked, start] = reading(() => [
+        string('name', name),
+        optionalInteger('startIndex', startIndex),
+      ]);
+      return readable(callSync(() => opened.readStream(checked, start)));
     },
     /** @param {string} runId */
     async listStreamsByRunId(runId) {
-      return call(core().listStreams(string('runId', runId)));
+      return ask((core) => core.listStreams(string('runId', runId)));
     },
     /** @param {string} name @param {string} _runId @param {{ limit?: number, cursor?: string }} [options] */
     async getStreamChunks(name, _runId, options) {
-      const limit = optionalInteger('limit', options?.limit);
-      const cursor = optionalString('cursor', options?.cursor);
-      const reply = await call(core().streamChunks(string('name', name), limit, cursor));
+      const reply = await ask((core) => {
+        const limit = optionalInteger('limit', options?.limit);
+        const cursor = optionalString('cursor', options?.cursor);
+        return core.streamChunks(string('name', name), limit, cursor);
+      });
       const { data, ...page } = JSON.parse(reply.json);
       return {
         data: data.map((/** @type {{ index: number, data: [number, number] }} */ chunk) => ({
@@ -51,7 +70,7 @@ export function createStreamer(core) {
     },
     /** @param {string} name @param {string} _runId */
     async getStreamInfo(name, _runId) {
-      return JSON.parse(await call(core().streamInfo(string('name', name))));
+      return JSON.parse(await ask((core) => core.streamInfo(string('name', name))));
     },
   };
 }
@@ -88,6 +107,6 @@ const encoder = new TextEncoder();
 /** @param {unknown} chunk */
 function bytes(chunk) {
   if (typeof chunk === 'string') return encoder.encode(chunk);
-  if (isBytes(chunk)) return chunk;
+  if (isBytes(chunk)) return attached('a chunk', chunk);
   throw invalid('A chunk must be a Uint8Array or a string');
 }

@@ -83,6 +83,7 @@ export function tables(
       correlationId: text('correlation_id'),
       createdAt: time('created_at').notNull(),
       occurredAt: time('occurred_at'),
+      requestId: bigint('request_id', { mode: 'number' }),
       specVersion: integer('spec_version'),
       external: boolean('external').notNull(),
       data: text('data'),
@@ -112,6 +113,7 @@ export function tables(
     streamChunks: schema.table('workflow_stream_chunks', {
       streamId: bigint('stream_id', { mode: 'number' }).notNull(),
       index: integer('index').notNull(),
+      requestId: bigint('request_id', { mode: 'number' }),
       data: bytea('data').notNull(),
     }),
     runsWithPayloads: schema.view('runs', { ...runColumns(), ...payloads() }).existing(),

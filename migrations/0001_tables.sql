@@ -49,6 +49,9 @@ CREATE TABLE :"schema".workflow_events (
   correlation_id text COLLATE "C",
   created_at     timestamptz NOT NULL,
   occurred_at    timestamptz,
+  -- The number that the caller gave its call: by it a call that is repeated, because its answer was lost
+  -- with the connection, is recognised.
+  request_id     bigint,
   spec_version   integer,
   -- hook_received and step_completed that did not come out of a replay: the 412 guard looks for them.
   external       boolean NOT NULL DEFAULT false,
@@ -127,6 +130,8 @@ CREATE INDEX workflow_streams_run ON :"schema".workflow_streams (run_id);
 CREATE TABLE :"schema".workflow_stream_chunks (
   stream_id bigint NOT NULL,
   index     integer NOT NULL,
+  -- Of the first chunk of each write, as in workflow_events.
+  request_id bigint,
   data      bytea NOT NULL,
   PRIMARY KEY (stream_id, index)
 );

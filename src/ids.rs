@@ -27,6 +27,18 @@ pub fn new_message_id() -> String {
     format!("msg_{}", Ulid::new())
 }
 
+/// 26 digits hold two bits more than a ULID has: `Ulid::from_string` drops them, and takes one for another.
+fn parse_ulid(text: &str) -> Option<Ulid> {
+    let ulid = Ulid::from_string(text).ok()?;
+    text.starts_with(|first: char| ('0'..='7').contains(&first)).then_some(ulid)
+}
+
+/// The number of one call that writes: by it a repetition of the call is recognised. JavaScript reads it
+/// exactly, too.
+pub fn new_request_id() -> i64 {
+    rand::random_range(0..1 << 53)
+}
+
 fn run_hash(run_id: &str) -> u128 {
     let digest = Sha256::digest(run_id.as_bytes());
     digest.iter().take(HASH_BITS as usize / 8).fold(0, |hash, byte| (hash << 8) | u128::from(*byte))
@@ -49,7 +61,7 @@ impl EventIds {
 
     /// The slot, or `None` where the id is not one of this run's.
     pub fn decode(&self, event_id: &str) -> Option<i32> {
-        let ulid = Ulid::from_string(event_id.strip_prefix(EVENT_PREFIX)?).ok()?;
+        let ulid = parse_ulid(event_id.strip_prefix(EVENT_PREFIX)?)?;
         let random = ulid.random();
         let slot = i32::try_from(random >> HASH_BITS).ok()?;
         (random & ((1 << HASH_BITS) - 1) == self.hash && slot > 0).then_some(slot)
@@ -58,7 +70,7 @@ impl EventIds {
 
 /// The time of the ULID after the last `_`: for a step, hook or wait id, its run's start.
 pub fn ulid_time_ms(id: &str) -> Option<i64> {
-    let ulid = Ulid::from_string(id.rsplit('_').next()?).ok()?;
+    let ulid = parse_ulid(id.rsplit('_').next()?)?;
     i64::try_from(ulid.timestamp_ms()).ok()
 }
 
@@ -80,8 +92,8 @@ pub fn can_exist(id: &str) -> bool {
 /// A run id that a client chose must be a ULID of about now (@workflow/world, `validateUlidTimestamp`).
 pub fn check_new_run_id(run_id: &str, now_ms: i64) -> Result<()> {
     check_id("runId", run_id)?;
-    let time = Ulid::from_string(run_id.strip_prefix(RUN_PREFIX).unwrap_or(run_id))
-        .map_err(|_| Error::Invalid(format!("Invalid runId: \"{run_id}\" is not a valid ULID")))?
+    let time = parse_ulid(run_id.strip_prefix(RUN_PREFIX).unwrap_or(run_id))
+        .ok_or_else(|| Error::Invalid(format!("Invalid runId: \"{run_id}\" is not a valid ULID")))?
         .timestamp_ms();
     let age = now_ms - i64::try_from(time).unwrap_or(i64::MAX);
     if age > RUN_ID_MAX_AGE_MS || -age > RUN_ID_MAX_AHEAD_MS {
@@ -132,6 +144,8 @@ mod tests {
         assert!(check_new_run_id(&at(now - RUN_ID_MAX_AGE_MS - 1), now).is_err());
         assert!(check_new_run_id(&at(now + RUN_ID_MAX_AHEAD_MS + 1), now).is_err());
         assert!(check_new_run_id("wrun_nonsense", now).is_err());
+        let too_large = at(now).replacen("wrun_0", "wrun_8", 1);
+        assert!(check_new_run_id(&too_large, now).is_err(), "{too_large}");
         assert!(check_new_run_id("wrun_\0", now).is_err());
     }
 }

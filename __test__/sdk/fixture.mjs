@@ -6,7 +6,7 @@ import { startApp } from '../support/app.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { assertInvariants, describeRun } from '../support/invariants.mjs';
 
-/** @typedef {{ phase: 'begin' | 'end', runId: string, stepId: string, step: string, attempt: number, pid: number, at: number }} Entry */
+/** @typedef {{ phase: 'begin' | 'end' | 'throw', runId: string, stepId: string, step: string, attempt: number, pid: number, at: number, moment: number }} Entry */
 /** @typedef {Parameters<typeof startApp>[0]} AppOptions */
 
 /**

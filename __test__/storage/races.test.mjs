@@ -303,7 +303,7 @@ describe('two callers at once', () => {
   });
 });
 
-test('a connection that is cut leaves whole events or none, and the caller is told 503 (W5)', async () => {
+test('a connection that is cut leaves whole events or none, and the caller does not notice (W5)', async () => {
   const kill = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%"${database.schema}".append_events%'`;
   let cut = 0;
@@ -314,7 +314,6 @@ test('a connection that is cut leaves whole events or none, and the caller is to
       await sleep(20);
     }
   })();
-  let told = 0;
   try {
     for (let round = 0; round < ROUNDS || (cut < 20 && round < 10 * ROUNDS); round++) {
       const runId = `wrun_${ulid()}`;
@@ -329,17 +328,14 @@ test('a connection that is cut leaves whole events or none, and the caller is to
         event('step_completed', stepId, { result: bytes('r') }),
         event('run_completed', undefined, { output: bytes('o') }),
       ]) {
-        const [result] = await outcomes([one.events.create(runId, step)]);
-        if (!result.refused) continue;
-        if (result.error.status === 503) told += 1;
-        else assert.ok([404, 409, 410].includes(result.error.status), result.error.stack);
+        await one.events.create(runId, step);
       }
     }
   } finally {
     done = true;
     await killer;
   }
-  assert.ok(told > 0, `${cut} connections were cut`);
+  assert.ok(cut > 0, 'no connection was cut');
   await assertLogIsSound(database);
 });
 

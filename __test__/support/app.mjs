@@ -20,6 +20,7 @@ const cache = path.join(root, '__test__/sdk/.cache');
  * @property {() => Promise<void>} stop in order: the World is closed first
  * @property {() => string} logs
  * @property {() => boolean} running
+ * @property {() => string} exit how it ended
  */
 
 /** The `workflow` command of the SDK. */
@@ -123,5 +124,6 @@ export async function startApp({ env, start = true, port = 0 }) {
     stop: () => end('SIGTERM'),
     logs: () => output,
     running,
+    exit: () => child.signalCode ?? `code ${child.exitCode}`,
   };
 }

@@ -1,8 +1,21 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
+import { Transform } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /**
- * Stands between a World and PostgreSQL, and can be cut.
+ * A connection that passes through. `frozen`: nothing passes any more, and neither end is told.
+ * `answerBytes`: how many more of the server's bytes pass before the connection is cut.
+ *
+ * @typedef {object} Link
+ * @property {import('node:net').Socket} client
+ * @property {import('node:net').Socket} upstream
+ * @property {boolean} frozen
+ * @property {number | undefined} answerBytes
+ */
+
+/**
+ * Stands between a World and PostgreSQL, and can be disturbed.
  *
  * @param {{ after: (cleanup: () => Promise<void>) => void }} t
  * @param {string} target URL
@@ -11,13 +24,33 @@ export async function relay(t, target) {
   const { hostname, port } = new URL(target);
   /** @type {Set<import('node:net').Socket>} */
   const sockets = new Set();
-  /** @type {Set<import('node:net').Socket>} */
-  const upstreams = new Set();
+  /** @type {Set<Link>} */
+  const links = new Set();
   /** @type {'open' | 'refusing' | 'silent'} */
   let state = 'open';
+  let delayMs = 0;
+  /** @type {(() => number) | undefined} */
+  let drawAnswerBytes;
   const drop = () => {
     for (const socket of sockets) socket.destroy();
   };
+
+  /** @param {Link} link @param {boolean} answers whether it passes what the server says */
+  const gate = (link, answers) =>
+    new Transform({
+      async transform(chunk, _encoding, done) {
+        if (delayMs > 0) await sleep(delayMs);
+        if (link.frozen) return done();
+        if (!answers || link.answerBytes === undefined) return done(null, chunk);
+        // What the client has sent is with the server already: only the answer is lost.
+        const passing = chunk.subarray(0, link.answerBytes);
+        link.answerBytes -= passing.length;
+        if (passing.length === chunk.length) return done(null, chunk);
+        link.client.write(passing, () => link.client.destroy());
+        done();
+      },
+    });
+
   const server = createServer({ noDelay: true, pauseOnConnect: true }, (client) => {
     sockets.add(client);
     client.on('error', () => {});
@@ -25,14 +58,17 @@ export async function relay(t, target) {
     if (state === 'refusing') return void client.destroy();
     if (state === 'silent') return;
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
-    upstreams.add(upstream);
+    /** @type {Link} */
+    const link = { client, upstream, frozen: false, answerBytes: drawAnswerBytes?.() };
+    links.add(link);
     upstream.on('error', () => {});
     upstream.on('close', () => {
-      upstreams.delete(upstream);
-      client.destroy();
+      links.delete(link);
+      if (!link.frozen) client.destroySoon();
     });
     client.on('close', () => upstream.destroy());
-    client.pipe(upstream).pipe(client);
+    client.pipe(gate(link, false)).pipe(upstream);
+    upstream.pipe(gate(link, true), { end: false }).pipe(client);
     client.resume();
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -49,15 +85,50 @@ export async function relay(t, target) {
     /** How many connections there are. */
     open: () => sockets.size,
     /** From where PostgreSQL sees them come. */
-    ports: () => [...upstreams].map(({ localPort }) => localPort),
+    ports: () => [...links].map(({ upstream }) => upstream.localPort),
     /** Cuts all connections; new ones are refused, or nobody ever says a word to them. @param {'refusing' | 'silent'} how */
     cut(how) {
       state = how;
       drop();
     },
+    /**
+     * Half-open: the connections that there are carry nothing any more, and neither end is told.
+     * @param {{ newOnesToo: boolean }} options
+     */
+    freeze({ newOnesToo }) {
+      for (const link of links) link.frozen = true;
+      if (newOnesToo) state = 'silent';
+    },
+    /** Everything takes longer, in both directions. @param {number} ms */
+    delay(ms) {
+      delayMs = ms;
+    },
+    /**
+     * Cuts each connection, those to come included, after as many bytes of the server as `draw` says,
+     * while whatever the client sent has passed.
+     * @param {() => number} draw
+     */
+    loseAnswers(draw) {
+      drawAnswerBytes = draw;
+      for (const link of links) link.answerBytes = draw();
+    },
+    /** All is well for new connections; the ones that there are end. */
     heal() {
       state = 'open';
+      delayMs = 0;
+      drawAnswerBytes = undefined;
       drop();
+    },
+    /** As `heal`, but connections that still work live on. */
+    calm() {
+      state = 'open';
+      delayMs = 0;
+      drawAnswerBytes = undefined;
+      for (const link of links) link.answerBytes = undefined;
+      const working = new Set(
+        [...links].filter(({ frozen }) => !frozen).map((link) => link.client),
+      );
+      for (const socket of sockets) if (!working.has(socket)) socket.destroy();
     },
   };
 }

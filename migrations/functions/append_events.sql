@@ -37,6 +37,8 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   details         text[],     -- JSON of the execution context or of the error
   times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
   webhooks        boolean[],
+  requests        bigint[],   -- the caller's own number of each call
+  retries         boolean[],  -- an answer to the same call was lost with its connection
   new_job_prefix  text        -- the queues that serve runs created by this batch
 ) RETURNS TABLE (
   out_call           integer,
@@ -67,6 +69,7 @@ DECLARE
   locked    text[];
   durable   boolean := false;
   external_event boolean;
+  earlier   record;
 BEGIN
   -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for. A
   -- run that is not there now, its caller cannot have known of. Calls that create runs never share a
@@ -110,8 +113,9 @@ BEGIN
         durable := true;
         last_slot := 1;
         last_at := at;
-        INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, data, payload)
-          VALUES (run_ids[i], 1, 'run_created', at, :"schema".from_epoch_ms(occurred_ats[i]), spec_versions[i], datas[i], payloads[i]);
+        INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, request_id, data, payload)
+          VALUES (run_ids[i], 1, 'run_created', at, :"schema".from_epoch_ms(occurred_ats[i]), spec_versions[i], requests[i], datas[i],
+                  payloads[i]);
         IF types[i] = 'run_created' THEN
           out_outcome := 'appended';
           out_slot := 1;
@@ -132,6 +136,45 @@ BEGIN
       out_outcome := CASE WHEN types[i] LIKE 'hook\_%' AND types[i] <> 'hook_created' THEN 'hook_not_found' ELSE 'run_not_found' END;
       RETURN NEXT;
       CONTINUE;
+    END IF;
+
+    -- The first try of this very call may be in the log, its answer lost. run_started needs no such look: a
+    -- run that runs already answers it in full. A payload is looked for each time, because nothing
+    -- else tells two of them apart, and a first try that was held up on its way may come second.
+    IF retries[i] AND types[i] <> 'run_started' OR types[i] = 'hook_received' THEN
+      SELECT slot, type, created_at, data INTO earlier FROM :"schema".workflow_events
+        WHERE run_id = run.run_id AND request_id = requests[i] AND slot > CASE WHEN retries[i] THEN 0 ELSE last_slot - 50 END
+        ORDER BY slot DESC LIMIT 1;
+      IF FOUND THEN
+        out_outcome := 'appended';
+        out_slot := earlier.slot;
+        out_type := earlier.type;
+        out_created_at := :"schema".epoch_ms(earlier.created_at);
+        CASE split_part(earlier.type, '_', 1)
+        WHEN 'run' THEN
+          out_entity := :"schema".run_json(run);
+        WHEN 'step' THEN
+          SELECT * INTO step FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i];
+          out_entity := :"schema".step_json(step);
+          IF earlier.type = 'step_started' THEN
+            SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
+              WHERE run_id = run.run_id AND slot = step.input_slot;
+          END IF;
+        WHEN 'wait' THEN
+          -- Gone with the end of its run, perhaps.
+          SELECT :"schema".wait_json(w) INTO out_entity FROM :"schema".workflow_waits w
+            WHERE run_id = run.run_id AND correlation_id = correlation_ids[i];
+        ELSE
+          IF earlier.type = 'hook_conflict' THEN
+            out_data := earlier.data;
+          ELSIF earlier.type <> 'hook_disposed' THEN
+            SELECT :"schema".hook_json(h) INTO out_entity FROM :"schema".workflow_hooks h
+              WHERE run_id = run.run_id AND hook_id = correlation_ids[i];
+          END IF;
+        END CASE;
+        RETURN NEXT;
+        CONTINUE;
+      END IF;
     END IF;
 
     IF types[i] = 'run_created' THEN
@@ -345,9 +388,9 @@ BEGIN
       out_slot := last_slot;
       out_created_at := :"schema".epoch_ms(at);
       INSERT INTO :"schema".workflow_events (run_id, slot, type, correlation_id, created_at, occurred_at, spec_version,
-                                             external, data, payload)
+                                             external, request_id, data, payload)
         VALUES (run.run_id, last_slot, out_type, correlation_ids[i], at, :"schema".from_epoch_ms(occurred_ats[i]),
-                spec_versions[i], external_event,
+                spec_versions[i], external_event, requests[i],
                 CASE WHEN out_type = 'hook_conflict' THEN out_data WHEN types[i] <> 'run_started' THEN datas[i] END,
                 CASE WHEN out_type NOT IN ('hook_conflict', 'run_started') THEN payloads[i] END);
     END IF;

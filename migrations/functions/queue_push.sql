@@ -26,7 +26,8 @@ CREATE OR REPLACE FUNCTION :"schema".queue_push(
   delays      bigint[],   -- ms
   claims      boolean[],
   quiets      boolean[],  -- the caller's own worker looks in time: announce nothing
-  durable     boolean     -- false: a delivery that is not acknowledged yet would push all this again
+  durable     boolean,    -- false: a delivery that is not acknowledged yet would push all this again
+  retried     boolean     -- an answer to the same call was lost with its connection
 ) RETURNS TABLE (
   out_call       integer,
   out_message_id text,    -- of the job that will be executed
@@ -52,6 +53,20 @@ BEGIN
     out_call := i - 1;
     out_message_id := message_ids[i];
     out_claim := NULL;
+
+    IF retried THEN
+      -- The first try may have come through, with a claim that nobody knows of: no other claim, and no
+      -- heartbeat, has the time of the insert.
+      SELECT j.state, CASE WHEN j.state = 'active' AND j.heartbeat_on = j.created_on
+               THEN (extract(epoch FROM j.started_on) * 1000000)::bigint END AS claim INTO other
+        FROM :"queue_schema".job j WHERE j.name = names[i] AND j.id = ids[i];
+      IF FOUND THEN
+        out_claim := other.claim;
+        out_waits := other.state < 'active';
+        RETURN NEXT;
+        CONTINUE;
+      END IF;
+    END IF;
 
     FOR round IN 1 .. 101 LOOP
       IF round > 100 THEN
@@ -84,9 +99,6 @@ BEGIN
         EXIT WHEN FOUND;
 
         IF flow THEN
-          -- Ours: the answer of an earlier try got lost with its connection.
-          out_waits := false;
-          EXIT WHEN EXISTS (SELECT FROM :"queue_schema".job j WHERE j.name = flows AND j.id = ids[i]);
           -- The run is being delivered, or another message of it came first: wait beside that.
           active := false;
         ELSE

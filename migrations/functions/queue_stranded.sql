@@ -18,7 +18,7 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off 
 DECLARE
   page text[];
 BEGIN
-  IF NOT pg_try_advisory_xact_lock(hashtextextended('workflow-rescue:' || flows, 0)) THEN
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('workflow-rescue::"queue_schema".' || flows, 0)) THEN
     RETURN;
   END IF;
   page := ARRAY(

@@ -8,7 +8,9 @@ CREATE OR REPLACE FUNCTION :"schema".stream_append(
   stream_run_id text,
   new_chunks    bytea[],
   closing       boolean,
-  channel       text
+  channel       text,
+  request       bigint,    -- the caller's own number of this write
+  retried       boolean    -- the answer to the same write was lost with its connection
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   added CONSTANT integer := cardinality(new_chunks);
@@ -33,8 +35,17 @@ BEGIN
     END IF;
   END IF;
 
-  INSERT INTO :"schema".workflow_stream_chunks (stream_id, index, data)
-  SELECT stream, first_index + chunk.at - 1, chunk.data
+  -- Under the lock of the row: a first try that is still under way has ended now. (One that closed the
+  -- stream did not come so far.)
+  IF retried AND EXISTS (
+    SELECT FROM :"schema".workflow_stream_chunks c WHERE c.stream_id = stream AND c.request_id = request
+  ) THEN
+    UPDATE :"schema".workflow_streams SET next_index = first_index, closed = closing WHERE id = stream;
+    RETURN;
+  END IF;
+
+  INSERT INTO :"schema".workflow_stream_chunks (stream_id, index, request_id, data)
+  SELECT stream, first_index + chunk.at - 1, CASE WHEN chunk.at = 1 THEN request END, chunk.data
   FROM unnest(new_chunks) WITH ORDINALITY AS chunk(data, at);
 
   PERFORM pg_notify(channel, stream_name);

@@ -17,6 +17,8 @@ import { promisify } from 'node:util';
  * @property {string | undefined} dataDir
  * @property {() => Promise<number | undefined>} pid of the postmaster
  * @property {(options?: { mode?: 'fast' | 'immediate' }) => Promise<void>} restart same port and data
+ * @property {(options?: { mode?: 'fast' | 'immediate' }) => Promise<void>} halt until `resume`; the data stays
+ * @property {() => Promise<void>} resume
  * @property {() => Promise<void>} stop and delete the data
  */
 
@@ -111,6 +113,8 @@ export async function startPostgres({ log = () => {}, settings = {} } = {}) {
       pid: async () =>
         Number.parseInt(await readFile(path.join(dataDir, 'postmaster.pid'), 'utf8'), 10),
       restart: ({ mode = 'fast' } = {}) => control('restart', '--mode', mode),
+      halt: ({ mode = 'fast' } = {}) => control('stop', '--mode', mode),
+      resume: () => control('start'),
       stop,
     };
   } catch (error) {
@@ -121,15 +125,18 @@ export async function startPostgres({ log = () => {}, settings = {} } = {}) {
 
 /** @param {string} url @returns {Postgres} */
 function externalServer(url) {
+  const notOurs = async () => {
+    throw new Error('the server of WORKFLOW_POSTGRES_URL is not ours to restart');
+  };
   return {
     url,
     embedded: false,
     port: undefined,
     dataDir: undefined,
     pid: async () => undefined,
-    restart: async () => {
-      throw new Error('the server of WORKFLOW_POSTGRES_URL is not ours to restart');
-    },
+    restart: notOurs,
+    halt: notOurs,
+    resume: notOurs,
     stop: async () => {},
   };
 }

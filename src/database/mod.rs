@@ -2,12 +2,15 @@
 
 pub mod migrations;
 pub mod notifications;
+pub mod patience;
 pub mod queue_schema;
 
+use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row, SqlSafeStr};
@@ -23,6 +26,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// firewall may have cut it, and a statement sent into the void must not fail its caller.
 const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long PostgreSQL may keep silent before and within an answer. Longer than statements wait for each
+/// other; a connection whose other end is gone without a word would keep silent for a quarter of an hour.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Of the statements that keep leases alive.
+pub const URGENT: Duration = Duration::from_secs(4);
 /// Who asks for health wants an answer soon.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 const APPLICATION_NAME: &str = "workflow-world-postgres";
@@ -30,7 +38,23 @@ const APPLICATION_NAME: &str = "workflow-world-postgres";
 pub struct Database {
     pub config: DatabaseConfig,
     pool: PgPool,
+    silent: Arc<Silent>,
     pub notifications: Notifications,
+}
+
+/// When a connection last kept silent. Others that have rested since before are as good as dead: waiting
+/// for each of them in turn would cost every lease.
+#[derive(Default)]
+struct Silent(Mutex<Option<Instant>>);
+
+impl Silent {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn since(&self, rest: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() <= rest)
+    }
 }
 
 /// A statement of a file under `sql/`, rendered for one database: the `:"schema"` and
@@ -43,15 +67,27 @@ pub type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgA
 impl Database {
     /// Opens nothing: the first statement connects.
     pub fn new(config: DatabaseConfig) -> Result<Self> {
+        let silent = Arc::new(Silent::default());
+        let silence = Arc::clone(&silent);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(Duration::from_secs(config.idle_timeout_seconds.into()))
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
+            .before_acquire(move |connection, meta| {
+                let silent = Arc::clone(&silence);
                 Box::pin(async move {
-                    Ok(meta.idle_for < CHECK_AFTER_IDLE
-                        || timeout(CHECK_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()))
+                    if silent.since(meta.idle_for) {
+                        return Ok(false);
+                    }
+                    if meta.idle_for < CHECK_AFTER_IDLE {
+                        return Ok(true);
+                    }
+                    let answer = timeout(CHECK_TIMEOUT, connection.ping()).await;
+                    if answer.is_err() {
+                        silent.note();
+                    }
+                    Ok(answer.is_ok_and(|answer| answer.is_ok()))
                 })
             })
             .connect_lazy_with(connect_options(&config, &config.url)?);
@@ -61,7 +97,7 @@ impl Database {
             pool.clone(),
             Channels::of(&config.schema, &config.queue_schema),
         );
-        Ok(Self { config, pool, notifications })
+        Ok(Self { config, pool, silent, notifications })
     }
 
     pub fn render(&self, sql: &str) -> Statement {
@@ -74,9 +110,9 @@ impl Database {
 
     /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
     pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
-        let first = self.run(query()).await;
+        let first = self.run(query(), SILENCE).await;
         let result = match first {
-            Err(error) if is_disconnect(&error) => self.run(query()).await,
+            Err(error) if is_disconnect(&error) => self.run(query(), SILENCE).await,
             other => other,
         };
         self.told(result).await
@@ -84,7 +120,11 @@ impl Database {
 
     /// A write, or anything that must not run twice. Never repeated: its commit may have happened.
     pub async fn fetch_all_once(&self, query: Query) -> Result<Vec<PgRow>> {
-        self.told(self.run(query).await).await
+        self.fetch_all_once_within(query, SILENCE).await
+    }
+
+    pub async fn fetch_all_once_within(&self, query: Query, silence: Duration) -> Result<Vec<PgRow>> {
+        self.told(self.run(query, silence).await).await
     }
 
     pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
@@ -110,26 +150,46 @@ impl Database {
         Ok(start.elapsed())
     }
 
-    /// A statement is parsed in one exchange and executed in the next. Between two transactions a
-    /// pooler may change the server, and one that does not know prepared statements then fails.
-    async fn run(&self, query: Query) -> sqlx::Result<Vec<PgRow>> {
-        if self.config.statement_cache {
-            return self.pool.fetch_all(query).await;
-        }
-        let mut transaction = self.pool.begin().await?;
-        let rows = transaction.fetch_all(query).await?;
-        transaction.commit().await?;
-        Ok(rows)
+    async fn run(&self, query: Query, silence: Duration) -> sqlx::Result<Vec<PgRow>> {
+        self.on_connection(async |connection| {
+            let mut rows = connection.fetch(query);
+            let mut all = Vec::new();
+            while let Some(row) = answered(silence, rows.try_next()).await? {
+                all.push(row);
+            }
+            Ok(all)
+        })
+        .await
     }
 
     async fn execute(&self, query: Query) -> sqlx::Result<PgQueryResult> {
-        if self.config.statement_cache {
-            return self.pool.execute(query).await;
+        self.on_connection(async |connection| answered(SILENCE, connection.execute(query)).await).await
+    }
+
+    /// A statement is parsed in one exchange and executed in the next. Between two transactions a
+    /// pooler may change the server, and one that does not know prepared statements then fails.
+    async fn on_connection<T>(
+        &self,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        let mut connection = self.pool.acquire().await?;
+        let result = if self.config.statement_cache {
+            statement(&mut connection).await
+        } else {
+            async {
+                let mut transaction = answered(SILENCE, connection.begin()).await?;
+                let result = statement(&mut transaction).await?;
+                answered(SILENCE, transaction.commit()).await?;
+                Ok(result)
+            }
+            .await
+        };
+        if matches!(&result, Err(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut) {
+            self.silent.note();
+            // Dropped with its socket: the pool would wait for it once more.
+            drop(connection.detach());
         }
-        let mut transaction = self.pool.begin().await?;
-        let result = transaction.execute(query).await?;
-        transaction.commit().await?;
-        Ok(result)
+        result
     }
 
     /// The pool tells that it waited, not what for: one direct attempt does.
@@ -160,6 +220,13 @@ impl Database {
         self.notifications.close().await;
         self.pool.close().await;
     }
+}
+
+async fn answered<T>(silence: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(silence, answer).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {} s", silence.as_secs());
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)))
+    })
 }
 
 /// A statement that is not kept by name: it runs once, and a pooler may not know it the next time.

@@ -36,15 +36,17 @@ impl Delivery {
             HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
                 .unwrap_or_else(|_| HeaderValue::from_static(""))
         };
-        let mut headers: HeaderMap = self
-            .headers
-            .iter()
-            .filter(|(name, _)| !RESERVED.contains(&name.to_ascii_lowercase().as_str()))
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
             // What a sender made up and HTTP cannot carry is left out.
-            .filter_map(|(name, value)| {
-                Some((HeaderName::try_from(name).ok()?, HeaderValue::from_str(value).ok()?))
-            })
-            .collect();
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else {
+                continue;
+            };
+            if !RESERVED.contains(&name.as_str()) {
+                // Not appended: names that differ in case only are one header, with one value.
+                headers.insert(name, value);
+            }
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(QUEUE_NAME, escaped(&self.queue_name));
         headers.insert(MESSAGE_ID, escaped(&self.message_id));

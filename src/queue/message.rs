@@ -81,7 +81,7 @@ impl Message {
     }
 
     /// What identifies the message among those that live, and the run that it is about.
-    pub(super) fn key_and_group(&self) -> Result<(String, String)> {
+    pub fn key_and_group(&self) -> Result<(String, String)> {
         let run_id = self.run_id();
         let fallback = || self.idempotency_key.clone().unwrap_or_else(|| self.message_id.clone());
         let key = match self.kind {
@@ -94,8 +94,8 @@ impl Message {
         Ok((key, group))
     }
 
-    /// PostgreSQL cannot store NUL, in text or in jsonb.
-    pub(super) fn to_data(&self) -> Result<String> {
+    /// The `data` of its job. PostgreSQL cannot store NUL, in text or in jsonb.
+    pub fn to_data(&self) -> Result<String> {
         let headers: BTreeMap<&str, &str> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let texts = [&self.id, &self.queue_name, &self.message_id];
@@ -135,7 +135,7 @@ impl Message {
 
 impl Delivery {
     /// From pg-boss's `data`; `job_id` stands in for a message id where the sender gave none.
-    pub(super) fn from_data(
+    pub fn from_data(
         kind: Kind,
         namespace: Option<&str>,
         attempt: u32,

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 pub use super::store::{Depth, check, setup};
 use super::store::{Push, Pushed, Store};
-use super::timing::backoff;
 use super::worker::{Health, Worker};
 use super::{Deliver, Log, Message};
 use crate::config::QueueConfig;
@@ -19,8 +18,6 @@ use crate::error::{Error, Result};
 /// the next one; at rest nothing waits for company.
 const LANES: usize = 2;
 const BATCH: usize = 100;
-/// How long a push tries to reach PostgreSQL.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct PgBossQueue {
     store: Arc<Store>,
@@ -113,30 +110,15 @@ impl PgBossQueue {
                 worker.prepare(push);
             }
         }
-        let pushed = self.push_patiently(pushes).await;
+        let asked = Instant::now();
+        let pushed = self.store.push(pushes).await;
         if let Some(worker) = &worker {
             match &pushed {
-                Ok(pushed) => worker.pushed(pushes, pushed),
+                Ok(pushed) => worker.pushed(pushes, pushed, asked),
                 Err(_) => worker.not_pushed(pushes),
             }
         }
         pushed
-    }
-
-    /// A restart of PostgreSQL should not fail the callers. Trying again is safe: a message that arrived
-    /// all the same is found.
-    async fn push_patiently(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
-        let start = Instant::now();
-        let mut tries = 0;
-        loop {
-            match self.store.push(pushes).await {
-                Err(Error::Unavailable(_) | Error::Contention(_)) if start.elapsed() < PATIENCE => {
-                    sleep(backoff(tries)).await;
-                }
-                other => return other,
-            }
-            tries += 1;
-        }
     }
 
     fn worker_slot(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {

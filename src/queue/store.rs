@@ -10,7 +10,8 @@ use sqlx::postgres::PgRow;
 use super::timing::{LEASE, LONGEST_DELAY, RESCUE_PAGE, RESCUE_QUIET, SWEEP, millis};
 use super::{Kind, Message};
 use crate::config::QueueConfig;
-use crate::database::{Database, Statement};
+use crate::database::patience::{BOUNDED, Patience, pause};
+use crate::database::{Database, Statement, URGENT};
 use crate::error::{Error, Result, not_set_up};
 
 /// Names of pg-boss queues, and their policies: at most one job of a key per state among those that
@@ -215,32 +216,18 @@ impl Store {
         self.database.notifications.channels().queue.clone()
     }
 
-    /// Results in the order of `pushes`, which must be sorted by [`Push::order`].
+    /// Results in the order of `pushes`, which must be sorted by [`Push::order`]. Waits for PostgreSQL to
+    /// come back.
     pub async fn push(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
-        let names = |push: &Push| self.queues.name(push.message.kind).to_owned();
-        // Repeated on a lost connection, unlike other writes: a message that is there already is found.
-        let rows = self
-            .database
-            .fetch_all(|| {
-                self.database
-                    .query(&self.push)
-                    .bind(self.queues.flows.clone())
-                    .bind(self.queues.steps.clone())
-                    .bind(self.channel())
-                    .bind(lease())
-                    .bind(millis(SWEEP))
-                    .bind(pushes.iter().map(names).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.job_id.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.key.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.group.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.message.message_id.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.data.clone()).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| millis(push.delay)).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.claim).collect::<Vec<_>>())
-                    .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
-                    .bind(pushes.iter().any(|push| push.durable))
-            })
-            .await?;
+        let patience = Patience::new(BOUNDED);
+        let mut failures = 0;
+        let rows = loop {
+            match self.push_once(pushes, failures > 0).await {
+                Err(error) if patience.bears(&error) => pause(failures).await,
+                outcome => break outcome?,
+            }
+            failures += 1;
+        };
         rows.iter()
             .map(|row| {
                 let call = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);
@@ -258,6 +245,32 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// `retried`: the messages may be there already.
+    async fn push_once(&self, pushes: &[Push], retried: bool) -> Result<Vec<PgRow>> {
+        let query = self
+            .database
+            .query(&self.push)
+            .bind(self.queues.flows.clone())
+            .bind(self.queues.steps.clone())
+            .bind(self.channel())
+            .bind(lease())
+            .bind(millis(SWEEP))
+            .bind(
+                pushes.iter().map(|push| self.queues.name(push.message.kind).to_owned()).collect::<Vec<_>>(),
+            )
+            .bind(pushes.iter().map(|push| push.job_id.clone()).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.key.clone()).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.group.clone()).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.message.message_id.clone()).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.data.clone()).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| millis(push.delay)).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.claim).collect::<Vec<_>>())
+            .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
+            .bind(pushes.iter().any(|push| push.durable))
+            .bind(retried);
+        self.database.fetch_all_once(query).await
     }
 
     /// Settles, and claims up to as many flows and steps as given; `None` does not look.
@@ -287,7 +300,7 @@ impl Store {
             .bind(most[0])
             .bind(most[1]);
         let mut turn = Turn::default();
-        for row in self.database.fetch_all_once(query).await? {
+        for row in self.database.fetch_all_once_within(query, URGENT).await? {
             let kind = self.queues.kind(row.try_get(1)?);
             let claim = |row: &PgRow| -> Result<Claim> {
                 Ok(Claim { kind, job_id: row.try_get(2)?, at: row.try_get(3)? })
@@ -316,7 +329,7 @@ impl Store {
             .bind(names)
             .bind(claims.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>())
             .bind(claims.iter().map(|claim| claim.at).collect::<Vec<_>>());
-        let rows = self.database.fetch_all_once(query).await?;
+        let rows = self.database.fetch_all_once_within(query, URGENT).await?;
         let mut lost = Vec::new();
         for row in rows {
             let (job_id, at): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
@@ -335,7 +348,7 @@ impl Store {
             .bind(release)
             .bind(own.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>());
         let mut sweep = Sweep::default();
-        for row in self.database.fetch_all_once(query).await? {
+        for row in self.database.fetch_all_once_within(query, URGENT).await? {
             let kind = row.try_get::<Option<&str>, _>(1)?.map_or(Kind::Flow, |name| self.queues.kind(name));
             let number: i64 = row.try_get(2)?;
             match row.try_get(0)? {
@@ -491,7 +504,7 @@ pub async fn check(database: &Database, config: &QueueConfig) -> Result<()> {
             None => {
                 return Err(Error::NotSetUp(not_set_up(&format!(
                     "schema \"{schema}\" has no pg-boss queue \"{name}\"; the setup needs the same \
-                     WORKFLOW_POSTGRES_JOB_PREFIX"
+                     WORKFLOW_POSTGRES_JOB_PREFIX and WORKFLOW_QUEUE_NAMESPACE"
                 ))));
             }
             Some((_, other)) if other != policy => {

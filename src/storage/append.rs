@@ -2,6 +2,9 @@
 //!
 //! Calls that arrive while all writers are busy are appended together by the next statement, each
 //! with an outcome of its own. At idle a batch is one call and waits for nothing.
+//!
+//! A call whose connection was lost is sent again: it carries a number, by which SQL recognises a first
+//! try that was committed, its answer lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +17,10 @@ use sqlx::postgres::PgRow;
 use tokio::sync::oneshot;
 
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
+use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
-use crate::ids::{EventIds, check_id, check_new_run_id, new_run_id};
+use crate::ids::{EventIds, check_id, check_new_run_id, new_request_id, new_run_id};
 
 /// Statements in flight. Two keep PostgreSQL busy while one answer travels; more would only take
 /// calls away from the batch.
@@ -105,6 +109,11 @@ impl Append {
         }
     }
 
+    /// What user code has come to.
+    fn is_outcome(&self) -> bool {
+        matches!(self.event_type.as_str(), "step_completed" | "step_failed" | "step_retrying")
+    }
+
     fn run_id(&self) -> &str {
         self.run_id.as_deref().unwrap_or_default()
     }
@@ -122,6 +131,11 @@ fn now_ms() -> i64 {
 
 struct Call {
     append: Append,
+    /// Of this call alone: a repetition of it has the same.
+    request: i64,
+    /// Whether an earlier try may have been committed.
+    retried: bool,
+    patience: Patience,
     answer: oneshot::Sender<Result<Reply>>,
 }
 
@@ -147,9 +161,11 @@ impl Appender {
     pub async fn append(self: &Arc<Self>, mut append: Append) -> Result<Reply> {
         append.check()?;
         let (answer, answered) = oneshot::channel();
+        let patience = Patience::new(if append.is_outcome() { UNBOUNDED } else { BOUNDED });
+        let request = new_request_id();
         let start_writer = {
             let mut queue = self.queue();
-            queue.waiting.push_back(Call { append, answer });
+            queue.waiting.push_back(Call { append, request, retried: false, patience, answer });
             let start = queue.writers < WRITERS;
             queue.writers += usize::from(start);
             start
@@ -165,6 +181,7 @@ impl Appender {
     }
 
     async fn write(self: Arc<Self>) {
+        let mut failures = 0;
         loop {
             let batch = {
                 let mut queue = self.queue();
@@ -175,64 +192,96 @@ impl Appender {
                 }
                 batch
             };
-            self.write_batch(batch).await;
+            if self.write_batch(batch).await {
+                failures = 0;
+            } else {
+                pause(failures).await;
+                failures += 1;
+            }
         }
     }
 
-    async fn write_batch(&self, mut batch: Vec<Call>) {
+    /// Whether all calls were answered: those that were not wait to be sent again.
+    async fn write_batch(&self, mut batch: Vec<Call>) -> bool {
         // By run, and for one run in the order of the calls: batches then lock runs in one order.
         batch.sort_by(|a, b| a.append.run_id().cmp(b.append.run_id()));
-        match self.execute(batch.iter().map(|call| &call.append)).await {
+        match self.execute(&batch).await {
             Ok(replies) => {
                 for (call, reply) in batch.into_iter().zip(replies) {
                     // The caller may be gone; its event is written all the same.
                     let _ = call.answer.send(reply);
                 }
+                true
             }
             Err(Error::Database(_) | Error::Contention(_) | Error::Invalid(_)) if batch.len() > 1 => {
                 // PostgreSQL refused the statement as a whole and wrote nothing; the refusal is for
                 // the one call that caused it.
+                let mut answered = true;
                 for call in batch {
-                    let reply = self.execute(std::iter::once(&call.append)).await;
-                    let _ = call.answer.send(reply.and_then(first));
+                    match self.execute(std::slice::from_ref(&call)).await {
+                        Ok(replies) => {
+                            let _ = call.answer.send(first(replies));
+                        }
+                        Err(error) => answered &= self.fail(vec![call], &error),
+                    }
                 }
+                answered
             }
-            Err(error) => {
-                for call in batch {
-                    let _ = call.answer.send(Err(error.clone()));
-                }
-            }
+            Err(error) => self.fail(batch, &error),
         }
     }
 
-    async fn execute<'a>(
-        &self,
-        calls: impl Iterator<Item = &'a Append> + Clone,
-    ) -> Result<Vec<Result<Reply>>> {
-        fn column<'a, T>(calls: impl Iterator<Item = &'a Append>, of: impl Fn(&'a Append) -> T) -> Vec<T> {
-            calls.map(of).collect()
+    /// Tells those whose patience has ended, also of the calls that have not had their turn yet; the rest
+    /// goes on waiting. Whether all of `batch` were told.
+    fn fail(&self, batch: Vec<Call>, error: &Error) -> bool {
+        let (patient, mut told): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|call| call.patience.bears(error));
+        let answered = patient.is_empty();
+        {
+            let mut queue = self.queue();
+            if matches!(error, Error::Unavailable(_)) {
+                let waiting = std::mem::take(&mut queue.waiting);
+                let (patient, late): (Vec<_>, Vec<_>) =
+                    waiting.into_iter().partition(|call| call.patience.bears(error));
+                queue.waiting = patient.into();
+                told.extend(late);
+            }
+            for call in patient.into_iter().rev() {
+                queue.waiting.push_front(Call { retried: true, ..call });
+            }
         }
-        let each = || calls.clone();
+        for call in told {
+            let _ = call.answer.send(Err(error.clone()));
+        }
+        answered
+    }
+
+    async fn execute(&self, calls: &[Call]) -> Result<Vec<Result<Reply>>> {
+        fn column<T>(calls: &[Call], of: impl Fn(&Append) -> T) -> Vec<T> {
+            calls.iter().map(|call| of(&call.append)).collect()
+        }
         let query = self
             .database
             .query(&self.statement)
-            .bind(column(each(), |call| call.run_id().to_owned()))
-            .bind(column(each(), |call| call.event_type.clone()))
-            .bind(column(each(), |call| call.correlation_id.clone()))
-            .bind(column(each(), |call| call.spec_version))
-            .bind(column(each(), |call| call.data.clone()))
-            .bind(column(each(), |call| call.payload.clone()))
-            .bind(column(each(), |call| call.occurred_at_ms))
-            .bind(column(each(), |call| call.snapshot_ms))
-            .bind(column(each(), |call| call.name.clone()))
-            .bind(column(each(), |call| call.deployment_id.clone()))
-            .bind(column(each(), |call| call.detail.clone()))
-            .bind(column(each(), |call| call.time_ms))
-            .bind(column(each(), |call| call.webhook))
+            .bind(column(calls, |call| call.run_id().to_owned()))
+            .bind(column(calls, |call| call.event_type.clone()))
+            .bind(column(calls, |call| call.correlation_id.clone()))
+            .bind(column(calls, |call| call.spec_version))
+            .bind(column(calls, |call| call.data.clone()))
+            .bind(column(calls, |call| call.payload.clone()))
+            .bind(column(calls, |call| call.occurred_at_ms))
+            .bind(column(calls, |call| call.snapshot_ms))
+            .bind(column(calls, |call| call.name.clone()))
+            .bind(column(calls, |call| call.deployment_id.clone()))
+            .bind(column(calls, |call| call.detail.clone()))
+            .bind(column(calls, |call| call.time_ms))
+            .bind(column(calls, |call| call.webhook))
+            .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
+            .bind(calls.iter().map(|call| call.retried).collect::<Vec<_>>())
             .bind(self.job_prefix.clone());
         let rows = self.database.fetch_all_once(query).await?;
         let mut rows = rows.as_slice();
-        each().map(|call| Ok(take_reply(call, &mut rows))).collect()
+        calls.iter().map(|call| Ok(take_reply(&call.append, &mut rows))).collect()
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Shared, check_text};
+use crate::database::patience::{Patience, UNBOUNDED, pause};
 use crate::error::{Error, Result};
+use crate::ids::new_request_id;
 
 const MAX_CHUNKS: usize = 1000;
 const MAX_BYTES: usize = 1 << 20;
@@ -84,15 +86,26 @@ impl Shared {
         let effective = closing.map_or(batch.len(), |at| at + 1);
         let chunks: Vec<Vec<u8>> =
             batch[..effective].iter_mut().flat_map(|write| std::mem::take(&mut write.chunks)).collect();
-        let query = self
-            .database
-            .query(&self.append)
-            .bind(name.to_owned())
-            .bind(batch[0].run_id.clone())
-            .bind(chunks)
-            .bind(closing.is_some())
-            .bind(self.database.notifications.channels().streams.clone());
-        self.database.execute_once(query).await?;
-        Ok(())
+        let request = new_request_id();
+        // Who writes is a step: refused, it would run again.
+        let patience = Patience::new(UNBOUNDED);
+        let mut failures = 0;
+        loop {
+            let query = self
+                .database
+                .query(&self.append)
+                .bind(name.to_owned())
+                .bind(batch[0].run_id.clone())
+                .bind(chunks.clone())
+                .bind(closing.is_some())
+                .bind(self.database.notifications.channels().streams.clone())
+                .bind(request)
+                .bind(failures > 0);
+            match self.database.execute_once(query).await {
+                Err(error) if patience.bears(&error) => pause(failures).await,
+                outcome => return outcome.map(drop),
+            }
+            failures += 1;
+        }
     }
 }

@@ -25,7 +25,13 @@ const directory = process.argv[2];
 const load = (file) => import(pathToFileURL(path.join(directory, file)).href);
 const { ids } = await load('workflows.mjs');
 /** @param {string} file @returns {Handler} */
-const handler = (file) => async (request) => (await load(file)).POST(request);
+const handler = (file) => async (request) => {
+  const delivery = load(file).then(({ POST }) => POST(request));
+  deliveries.add(delivery);
+  return delivery.finally(() => deliveries.delete(delivery));
+};
+/** @type {Set<Promise<Response>>} */
+const deliveries = new Set();
 const routes = {
   flow: handler('flow.cjs'),
   step: handler('step.cjs'),
@@ -85,6 +91,17 @@ const methods = {
   wakeUp: (runId) => getRun(runId).wakeUp(),
   resumeHook: async (token, payload) => (await resumeHook(token, payload)).runId,
   readStream: (runId, options) => collect(getRun(runId).getReadable(options)),
+  // What came before the reader failed, if it did.
+  followStream: async (runId, startIndex) => {
+    /** @type {unknown[]} */
+    const values = [];
+    try {
+      for await (const value of getRun(runId).getReadable({ startIndex })) values.push(value);
+    } catch (error) {
+      return { values, error: String(error) };
+    }
+    return { values };
+  },
   run: (runId) => getWorld().runs.get(runId),
   events: async (runId) => (await getWorld().events.list({ runId })).data,
   healthCheck: (endpoint) => healthCheck(getWorld(), endpoint, { timeout: 60_000 }),
@@ -150,12 +167,18 @@ const world = /** @type {import('@workflow/world-postgres').PostgresWorld} */ (
   driver ? createWorld({ queueFactory: () => driver }) : getWorld()
 );
 
+const works = process.env.TEST_START !== 'false';
 process.once('SIGTERM', async () => {
+  if (!works) {
+    // Others deliver to it: what they have sent is answered first.
+    server.close();
+    while (deliveries.size > 0) await Promise.allSettled(deliveries);
+  }
   await world.close();
   process.exit();
 });
 // The test has gone.
 process.once('disconnect', () => process.exit());
 
-if (process.env.TEST_START !== 'false') await world.start();
+if (works) await world.start();
 process.send?.({ port });

@@ -3,7 +3,7 @@ WITH gone AS MATERIALIZED (
   SELECT name, id FROM :"queue_schema".job
   WHERE name IN ($1, $2) AND state > 'active' AND NOT blocking
     AND deletion_seconds > 0 AND completed_on + deletion_seconds * interval '1 second' < now()
-    AND (SELECT pg_try_advisory_xact_lock(hashtextextended('workflow-purge:' || $1, 0)))
+    AND (SELECT pg_try_advisory_xact_lock(hashtextextended('workflow-purge::"queue_schema".' || $1, 0)))
   LIMIT 10000 FOR UPDATE SKIP LOCKED
 )
 DELETE FROM :"queue_schema".job j USING gone g WHERE j.name = g.name AND j.id = g.id

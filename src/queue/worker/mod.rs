@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use self::state::{Gate, Pacing, Running, Slots, State};
 use super::pace::{Paces, Situation};
 use super::store::{Action, Claim, Push, Pushed, Store};
-use super::timing::{CLAIM_AGAIN, backoff, retry_delay};
+use super::timing::{CLAIM_AGAIN, LEASE, backoff, retry_delay};
 use super::{Deliver, Delivery, Kind, Level, Log, Message, Outcome};
 use crate::config::QueueConfig;
 
@@ -174,7 +174,8 @@ impl Worker {
         slots.free -= usize::from(push.claim);
     }
 
-    pub fn pushed(self: &Arc<Self>, pushes: &[Push], pushed: &[Pushed]) {
+    /// `asked`: when the push began.
+    pub fn pushed(self: &Arc<Self>, pushes: &[Push], pushed: &[Pushed], asked: Instant) {
         for (push, pushed) in pushes.iter().zip(pushed) {
             let kind = push.message.kind;
             let Some(claim) = &pushed.claim else {
@@ -196,7 +197,7 @@ impl Worker {
             self.counters.claimed_at_once.fetch_add(1, Ordering::Relaxed);
             let message = Message::clone(&push.message);
             let delivery = message.into_delivery(self.namespace.as_deref(), 1);
-            self.run(claim.clone(), push.group.clone(), Ok(delivery), 1);
+            self.run(claim.clone(), push.group.clone(), Ok(delivery), 1, asked);
         }
     }
 
@@ -207,13 +208,15 @@ impl Worker {
         }
     }
 
-    /// Delivers a job for which a slot is taken.
+    /// Delivers a job for which a slot is taken. `asked`: when its claim was asked for; the lease may have
+    /// begun then.
     fn run(
         self: &Arc<Self>,
         claim: Claim,
         group: String,
         delivery: std::result::Result<Delivery, String>,
         attempt: u32,
+        asked: Instant,
     ) {
         {
             let mut state = self.state();
@@ -227,7 +230,8 @@ impl Worker {
                 claim.clone(),
                 Running { group, since: Instant::now(), task: None, settling: false, lost: false },
             );
-            if state.closing {
+            // This process was stopped for as long as a lease lasts: another worker has the job by now.
+            if state.closing || asked.elapsed() >= LEASE {
                 state.settle(&claim, Action::Release);
                 self.wake.notify_one();
                 return;
@@ -326,8 +330,9 @@ impl Worker {
         };
         let mut pushes = [wake];
         self.prepare(&mut pushes[0]);
+        let asked = Instant::now();
         match self.store.push(&pushes).await {
-            Ok(pushed) => self.pushed(&pushes, &pushed),
+            Ok(pushed) => self.pushed(&pushes, &pushed, asked),
             Err(_) => self.not_pushed(&pushes),
         }
     }

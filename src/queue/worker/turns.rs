@@ -24,10 +24,11 @@ impl Worker {
                 continue;
             };
             let signals = self.state().slots.each_ref().map(|slots| slots.signals);
+            let asked = Instant::now();
             match self.store.settle(&settlements, most).await {
                 Ok(turn) => {
                     failures = 0;
-                    self.apply(&settlements, most, signals, turn);
+                    self.apply(&settlements, most, signals, turn, asked);
                 }
                 // Nobody can settle anything any more; leases run out.
                 Err(Error::Closed) => return,
@@ -89,6 +90,7 @@ impl Worker {
         most: [Option<i32>; 2],
         signals: [u64; 2],
         turn: Turn,
+        asked: Instant,
     ) {
         self.lost(&turn.lost);
         {
@@ -128,7 +130,7 @@ impl Worker {
         for Claimed { claim, attempt, group, data } in turn.claimed {
             let delivery =
                 Delivery::from_data(claim.kind, self.namespace.as_deref(), attempt, &claim.job_id, &data);
-            self.run(claim, group, delivery, attempt);
+            self.run(claim, group, delivery, attempt, asked);
         }
     }
 }

@@ -1,1 +1,1 @@
-SELECT :"schema".stream_append($1, $2, $3, $4, $5)
+SELECT :"schema".stream_append($1, $2, $3, $4, $5, $6, $7)

@@ -54,3 +54,26 @@ export async function failing(message: string) {
   'use workflow';
   throw new RangeError(message);
 }
+
+async function stumble(value: number, failures: number, retryAfter: number) {
+  'use step';
+  return observed('stumble', () => {
+    const { attempt } = getStepMetadata();
+    if (attempt > failures) return value;
+    throw new RetryableError(`attempt ${attempt}`, { retryAfter });
+  });
+}
+
+async function pass(value: number) {
+  'use step';
+  return observed('pass', () => value);
+}
+
+/** Branches whose steps fail once, twice and so on before they succeed, each followed by a step of its own. */
+export async function stumbling(branches: number, retryAfter: number) {
+  'use workflow';
+  const values = await Promise.all(
+    Array.from({ length: branches }, async (_, n) => pass(await stumble(n, n, retryAfter))),
+  );
+  return values.reduce((total, n) => total + n, 0);
+}

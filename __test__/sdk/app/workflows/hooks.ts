@@ -74,3 +74,12 @@ export async function approvalWithin(token: string, ms: number) {
   using hook = createHook<unknown>({ token });
   return await Promise.race([hook, sleep(ms).then(() => 'too late')]);
 }
+
+/** Whoever resumes it races its disposal, and the steps that follow. */
+export async function disposing(token: string, ms: number) {
+  'use workflow';
+  const hook = createHook<number>({ token });
+  const value = await Promise.race([hook, sleep(ms).then(() => 0)]);
+  hook.dispose();
+  return (await double(value)) + (await double(1));
+}

@@ -2,21 +2,28 @@ import { appendFileSync } from 'node:fs';
 import { getStepMetadata, getWorkflowMetadata } from 'workflow';
 
 /**
- * Runs the body of a step and leaves a line for its begin and one for its end, so that tests can
+ * Runs the body of a step and leaves a line for its begin and one for how it ended, so that tests can
  * count executions. A file, because it must also work while PostgreSQL does not.
  */
 export async function observed<T>(step: string, body: () => T | Promise<T>): Promise<T> {
   record(step, 'begin');
-  const result = await body();
-  record(step, 'end');
-  return result;
+  try {
+    const result = await body();
+    record(step, 'end');
+    return result;
+  } catch (error) {
+    record(step, 'throw');
+    throw error;
+  }
 }
 
-function record(step: string, phase: 'begin' | 'end') {
+function record(step: string, phase: 'begin' | 'end' | 'throw') {
   const file = process.env.TEST_LEDGER;
   if (!file) return;
   const { workflowRunId: runId } = getWorkflowMetadata();
   const { stepId, attempt } = getStepMetadata();
-  const line = { phase, runId, stepId, step, attempt, pid: process.pid, at: Date.now() };
+  // The clocks of the processes may differ; this one is the machine's.
+  const moment = Number(process.hrtime.bigint() / 1_000_000n);
+  const line = { phase, runId, stepId, step, attempt, pid: process.pid, at: Date.now(), moment };
   appendFileSync(file, `${JSON.stringify(line)}\n`);
 }

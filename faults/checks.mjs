@@ -1,0 +1,137 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { isDeepStrictEqual } from 'node:util';
+import { assertInvariants } from '../__test__/support/invariants.mjs';
+import { histories } from './ledger.mjs';
+
+/** @typedef {import('./stage.mjs').Stage} Stage */
+/** @typedef {import('./workload.mjs').Run} Run */
+/** @typedef {import('./ledger.mjs').Entry} Entry */
+
+/** What a worker has at most: its pool and the connection that listens. */
+const MOST_CONNECTIONS = 12;
+/** More than that is not what a process needs, but what it forgot to close. */
+const MOST_NEW_HANDLES = 40;
+
+/** @param {Stage['database']} database */
+export async function invariants(database) {
+  try {
+    await assertInvariants(database, { within: 90_000 });
+    return [];
+  } catch (error) {
+    return [`invariants: ${/** @type {Error} */ (error).message}`];
+  }
+}
+
+/**
+ * Each accepted run ended as it must.
+ *
+ * @param {import('../__test__/support/app.mjs').App} client
+ * @param {Run[]} runs
+ */
+export async function results(client, runs) {
+  /** @type {string[]} */
+  const found = [];
+  for (const { kind, runId, accepts } of runs) {
+    const outcome = await client.call('result', runId).then(
+      (value) => ({ value }),
+      (error) => ({ error: error.name, message: error.message }),
+    );
+    if (!accepts(outcome)) {
+      found.push(`${kind} ${runId} ended with ${JSON.stringify(outcome)?.slice(0, 500)}`);
+    }
+  }
+  return found;
+}
+
+/**
+ * Each chunk once and in order, for who read along and for who reads now; a step that ran again may
+ * have written its chunks again.
+ *
+ * @param {import('../__test__/support/app.mjs').App} client
+ * @param {Run[]} runs
+ * @param {Entry[]} entries
+ */
+export async function streams(client, runs, entries) {
+  /** @type {string[]} */
+  const found = [];
+  const again = new Set(
+    histories(entries)
+      .filter(({ executions }) => executions.length > 1)
+      .map(({ runId }) => runId),
+  );
+  for (const { kind, runId, stream } of runs) {
+    if (!stream) continue;
+    const stored = await client.call('readStream', runId);
+    const expected = Array.from({ length: stream.chunks }, (_, n) => n);
+    const seen = again.has(runId) ? [...new Set(stored)].sort((a, b) => a - b) : stored;
+    if (!isDeepStrictEqual(seen, expected)) {
+      found.push(`the ${kind} of ${runId} has chunks ${stored}`);
+    }
+    if (!isDeepStrictEqual(stream.live, stored)) {
+      found.push(`the ${kind} of ${runId} has chunks ${stored}, but its reader saw ${stream.live}`);
+    }
+  }
+  return found;
+}
+
+/** A step's code runs only after the log says so. @param {Stage['database']} database @param {Entry[]} entries */
+export async function starts({ pool, schema }, entries) {
+  const { rows } = await pool.query(
+    `SELECT correlation_id AS id, count(*)::integer AS starts FROM ${schema}.workflow_events
+     WHERE type = 'step_started' GROUP BY correlation_id`,
+  );
+  const logged = new Map(rows.map(({ id, starts }) => [id, starts]));
+  return histories(entries)
+    .filter(({ stepId, executions }) => executions.length > (logged.get(stepId) ?? 0))
+    .map(
+      ({ step, stepId, runId, executions }) =>
+        `${step} ${stepId} of ${runId} ran ${executions.length} times, but the log has ${logged.get(stepId)} starts`,
+    );
+}
+
+/** @typedef {{ role: string, pid: number, handles: number, connections: number, megabytes: number }} Usage */
+
+/** What the living processes hold. @param {Stage['cast']} cast @returns {Promise<Usage[]>} */
+export async function usage(cast) {
+  return Promise.all(
+    cast.members().map(async ({ role, app, line }) => {
+      const pid = app?.pid ?? 0;
+      const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+      return {
+        role,
+        pid,
+        handles: (await readdir(`/proc/${pid}/fd`).catch(() => [])).length,
+        connections: line.open(),
+        megabytes: Math.round(Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024),
+      };
+    }),
+  );
+}
+
+/** @param {Usage[]} before @param {Usage[]} after */
+export function leaks(before, after) {
+  return after.flatMap(({ role, handles, connections }) => {
+    const base = before.find((usage) => usage.role === role)?.handles ?? 0;
+    return [
+      ...(connections > MOST_CONNECTIONS ? [`${role} holds ${connections} connections`] : []),
+      ...(handles > base + MOST_NEW_HANDLES
+        ? [`${role} holds ${handles} file handles, ${base} at the begin`]
+        : []),
+    ];
+  });
+}
+
+/** Nobody is connected who does not live. @param {Stage} stage @param {number} alive processes */
+export async function connections({ database, role }, alive) {
+  const { rows } = await database.pool.query(
+    'SELECT pid, state, client_port, query FROM pg_stat_activity WHERE usename = $1',
+    [role],
+  );
+  const listening = rows.filter(({ query }) => /^\s*LISTEN/i.test(query));
+  return [
+    ...(alive === 0 && rows.length > 0
+      ? [`connections that outlived their processes: ${JSON.stringify(rows)}`]
+      : []),
+    ...(listening.length > alive ? [`listeners: ${JSON.stringify(listening)}`] : []),
+  ];
+}

@@ -1,0 +1,241 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describeRun } from '../__test__/support/invariants.mjs';
+import * as checks from './checks.mjs';
+import { injections } from './injections.mjs';
+import { describe, judge } from './ledger.mjs';
+import { inject, plan } from './plan.mjs';
+import { player } from './player.mjs';
+import { generator, moment } from './random.mjs';
+import { setStage } from './stage.mjs';
+import { kinds } from './workload.mjs';
+
+/** @typedef {import('./ledger.mjs').Window} Window */
+/** @typedef {import('./workload.mjs').Run} Run */
+/** @typedef {Awaited<ReturnType<typeof run>>} Report */
+
+/** Runs that live at the same time, at most. */
+const LIVE = 30;
+/** What is not over by then is stuck. */
+const FINISH_MS = 240_000;
+/** A close takes 10 s at most for what runs, and then ends. */
+const EXIT_MS = 60_000;
+
+/**
+ * One run of the harness.
+ *
+ * @param {object} options
+ * @param {number} options.seed
+ * @param {number} options.ms
+ * @param {string[]} [options.only] kinds of faults
+ * @param {string[]} [options.workload] kinds of runs
+ * @param {boolean} [options.keep] the files
+ * @param {(line: string) => void} [options.log]
+ */
+export async function run({
+  seed,
+  ms,
+  only = Object.keys(injections),
+  workload = Object.keys(kinds),
+  keep = false,
+  log = () => {},
+}) {
+  const cleanups = /** @type {(() => Promise<void>)[]} */ ([]);
+  const t = { after: (/** @type {() => Promise<void>} */ cleanup) => void cleanups.push(cleanup) };
+  const directory = await mkdtemp(path.join(tmpdir(), 'faults-'));
+  if (!keep) t.after(() => rm(directory, { recursive: true }));
+  const begin = moment();
+  const tell = (/** @type {string} */ line) =>
+    log(`${((moment() - begin) / 1000).toFixed(1).padStart(6)} s  ${line}`);
+  try {
+    const ledger = path.join(directory, 'ledger.jsonl');
+    const stage = await setStage(t, { ledger, random: generator(seed + 1), log: tell });
+    return await perform(stage, { seed, ms, only, workload, directory, ledger, tell });
+  } finally {
+    for (const cleanup of cleanups) await cleanup();
+  }
+}
+
+/**
+ * @param {import('./stage.mjs').Stage} stage
+ * @param {{ seed: number, ms: number, only: string[], workload: string[], directory: string, ledger: string, tell: (line: string) => void }} options
+ */
+async function perform(stage, { seed, ms, only, workload, directory, ledger, tell }) {
+  const { cast, database } = stage;
+  const violations = /** @type {string[]} */ ([]);
+  const before = await checks.usage(cast);
+  const faults = plan(seed, ms, only);
+  const end = Date.now() + ms;
+  const stuck = new AbortController();
+
+  const runs = /** @type {Run[]} */ ([]);
+  const ended = watchEnds(stage, runs);
+  const watching = setInterval(() => {
+    // PostgreSQL may be away.
+    void ended.look().catch(() => {});
+    for (const { role, app } of cast.lost()) {
+      violations.push(`${role} ended by itself: ${app?.exit()}\n${app?.logs().slice(-3000)}`);
+      void cast.replace(role, 'SIGKILL');
+    }
+  }, 500);
+
+  const windows = /** @type {Window[]} */ ([]);
+  const injecting = inject(stage, faults, { tell, windows });
+  const playing = play(stage, runs, ended, {
+    random: generator(seed + 2),
+    workload,
+    end,
+    signal: stuck.signal,
+  });
+
+  await injecting;
+  const lastFault = Date.now();
+  tell('no more faults');
+  const deadline = setTimeout(() => stuck.abort(), end - Date.now() + FINISH_MS);
+  await playing.catch((error) => {
+    violations.push(`the client did not come through: ${error}`);
+  });
+  const left = await finish(stage, runs, ended, end + FINISH_MS);
+  clearTimeout(deadline);
+  const lastEnd = Math.max(lastFault, ...ended.at.values());
+  for (const runId of left.slice(0, 5)) {
+    violations.push(`did not end: ${await describeRun(database, runId)}`);
+  }
+  if (left.length > 5) violations.push(`${left.length - 5} more did not end`);
+
+  violations.push(...(await checks.invariants(database)));
+  const entries = await readLedger(ledger);
+  const over = runs.filter(({ runId }) => !left.includes(runId));
+  violations.push(...(await checks.results(cast.client, over)));
+  violations.push(...(await checks.streams(cast.client, over, entries)));
+  violations.push(...(await checks.starts(database, entries)));
+  const { excused, unexcused } = judge(entries, windows);
+  for (const history of unexcused) {
+    const log = await describeRun(database, history.runId);
+    violations.push(`without a reason ran again: ${describe(history, windows)}\n${log}`);
+  }
+  const after = await checks.usage(cast);
+  violations.push(...checks.leaks(before, after));
+  violations.push(...(await checks.connections(stage, cast.members().length)));
+
+  clearInterval(watching);
+  const exits = await Promise.all(cast.members().map(({ role }) => leave(cast, role)));
+  for (const { role, took, exit } of exits) {
+    if (exit !== 'code 0') violations.push(`${role} ended after ${took} ms with ${exit}`);
+  }
+  violations.push(...(await checks.connections(stage, 0)));
+
+  const logs = cast.logs();
+  await writeFile(path.join(directory, 'processes.log'), logs.join('\n\n'));
+  await writeFile(path.join(directory, 'windows.json'), JSON.stringify(windows, undefined, 1));
+  return {
+    seed,
+    directory,
+    violations,
+    logs,
+    runs: countBy(runs, ({ kind }) => kind),
+    steps: entries.filter(({ phase }) => phase === 'begin').length,
+    faults: countBy(faults, ({ kind }) => kind),
+    excused: countBy(excused, ({ reason }) => reason),
+    slowest: Math.max(0, ...runs.map(({ runId, since }) => (ended.at.get(runId) ?? 0) - since)),
+    recovery: lastEnd - lastFault,
+    slowestExit: Math.max(...exits.map(({ took }) => took)),
+    usage: after,
+  };
+}
+
+/**
+ * @param {import('./stage.mjs').Stage} stage
+ * @param {Run[]} runs
+ * @param {Ends} ended
+ * @param {{ random: import('./random.mjs').Random, workload: string[], end: number, signal: AbortSignal }} options
+ */
+async function play({ cast }, runs, ended, { random, workload, end, signal }) {
+  const draw = random.deck(workload);
+  let tokens = 0;
+  const client = player({
+    client: cast.client,
+    runs,
+    signal,
+    tokens: () => `token-${++tokens}`,
+  });
+  const scenes = /** @type {Promise<void>[]} */ ([]);
+  let playing = 0;
+  while (Date.now() < end) {
+    await sleep(random.between(50, 300));
+    if (playing + ended.live() >= LIVE) continue;
+    playing++;
+    scenes.push(kinds[draw()](client, random).finally(() => playing--));
+  }
+  await Promise.all(scenes);
+}
+
+/** @typedef {ReturnType<typeof watchEnds>} Ends */
+
+/** When runs have ended. @param {import('./stage.mjs').Stage} stage @param {Run[]} runs */
+function watchEnds({ database: { pool, schema } }, runs) {
+  /** @type {Map<string, number>} */
+  const at = new Map();
+  return {
+    at,
+    live: () => runs.filter(({ runId }) => !at.has(runId)).length,
+    /** Which runs have not, those included of which nobody knows that they were accepted. */
+    async look() {
+      const { rows } = await pool.query(
+        `SELECT run_id, completed_at IS NOT NULL AS ended FROM ${schema}.workflow_runs`,
+      );
+      const over = rows.filter(({ ended }) => ended).map(({ run_id }) => run_id);
+      for (const runId of over) if (!at.has(runId)) at.set(runId, Date.now());
+      const all = [...rows.map(({ run_id }) => run_id), ...runs.map(({ runId }) => runId)];
+      return [...new Set(all)].filter((runId) => !at.has(runId));
+    },
+  };
+}
+
+/**
+ * Waits for all runs. Those that nobody knows of, for their start seemed to fail, may wait for a hook
+ * that nobody resumes.
+ *
+ * @param {import('./stage.mjs').Stage} stage
+ * @param {Run[]} runs
+ * @param {Ends} ended
+ * @param {number} deadline
+ */
+async function finish({ cast }, runs, ended, deadline) {
+  const accepted = new Set(runs.map(({ runId }) => runId));
+  for (;;) {
+    const left = await ended.look();
+    if (left.length === 0 || Date.now() > deadline) return left;
+    const unknown = left.filter((runId) => !accepted.has(runId));
+    await Promise.allSettled(unknown.map((runId) => cast.client.call('cancel', runId)));
+    await sleep(250);
+  }
+}
+
+/** @param {import('./cast.mjs').Cast} cast @param {import('./cast.mjs').Role} role */
+async function leave(cast, role) {
+  const { app } = cast.member(role);
+  const impatient = setTimeout(() => cast.signal(role, 'SIGKILL'), EXIT_MS + 1000);
+  const took = await cast.end(role, 'SIGTERM');
+  clearTimeout(impatient);
+  return { role, took, exit: app?.exit() };
+}
+
+/** @template T @param {T[]} values @param {(value: T) => string} key @returns {Record<string, number>} */
+function countBy(values, key) {
+  /** @type {Record<string, number>} */
+  const counts = {};
+  for (const value of values) counts[key(value)] = (counts[key(value)] ?? 0) + 1;
+  return counts;
+}
+
+/** @param {string} file @returns {Promise<import('./ledger.mjs').Entry[]>} */
+async function readLedger(file) {
+  const text = await readFile(file, 'utf8').catch(() => '');
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line));
+}

@@ -1,0 +1,99 @@
+/** @typedef {import('../__test__/sdk/fixture.mjs').Entry} Entry */
+/**
+ * What befell processes, on the clock of `moment()`. `pids`: those whose steps in flight may run again
+ * for it; none for a fault that repeats nothing.
+ *
+ * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean }} Window
+ */
+/** @typedef {{ begin: Entry, end: Entry | undefined }} Execution */
+/** @typedef {{ stepId: string, step: string, runId: string, executions: Execution[] }} History */
+
+/** How long the outcome of a step may be under way to the database while nothing is wrong with it. */
+const SETTLING_MS = 5000;
+
+/** @param {Entry[]} entries @returns {History[]} */
+export function histories(entries) {
+  /** @type {Map<string, History>} */
+  const all = new Map();
+  for (const entry of entries) {
+    const { stepId, step, runId } = entry;
+    const history = all.get(stepId) ?? { stepId, step, runId, executions: [] };
+    all.set(stepId, history);
+    if (entry.phase === 'begin') {
+      history.executions.push({ begin: entry, end: undefined });
+      continue;
+    }
+    const ended = history.executions.find(
+      ({ begin, end }) => !end && begin.pid === entry.pid && begin.attempt === entry.attempt,
+    );
+    if (ended) ended.end = entry;
+  }
+  for (const { executions } of all.values()) {
+    executions.sort((a, b) => a.begin.moment - b.begin.moment);
+  }
+  return [...all.values()];
+}
+
+/**
+ * Why each execution above one took place: the step asked for it, a fault that hit it in flight, or
+ * nothing that could excuse it.
+ *
+ * @param {Entry[]} entries
+ * @param {Window[]} windows
+ */
+export function judge(entries, windows) {
+  /** @type {{ history: History, reason: string }[]} */
+  const excused = [];
+  /** @type {History[]} */
+  const unexcused = [];
+  for (const history of histories(entries)) {
+    for (const [n, execution] of history.executions.entries()) {
+      const next = history.executions[n + 1];
+      if (!next || execution.end?.phase === 'throw') continue;
+      const reason = excuse(execution, next, windows);
+      if (reason) excused.push({ history, reason });
+      else unexcused.push(history);
+    }
+  }
+  return { excused, unexcused };
+}
+
+/** @param {Execution} execution @param {Execution} next @param {Window[]} windows */
+function excuse({ begin, end }, next, windows) {
+  const settled = end ? settledBy(end.moment, windows) : Number.POSITIVE_INFINITY;
+  const until = Math.min(settled, next.begin.moment);
+  return windows.find(
+    ({ pids, from, to }) => pids.includes(begin.pid) && from <= until && to >= begin.moment,
+  )?.kind;
+}
+
+/** Until when an outcome may have been under way: longer while the database had trouble. @param {number} ended @param {Window[]} windows */
+function settledBy(ended, windows) {
+  let until = ended + SETTLING_MS;
+  for (const { from, to } of windows
+    .filter(({ database }) => database)
+    .sort((a, b) => a.from - b.from)) {
+    if (from <= until) until = Math.max(until, to + SETTLING_MS);
+  }
+  return until;
+}
+
+/** @param {History} history @param {Window[]} windows */
+export function describe({ step, stepId, runId, executions }, windows) {
+  const first = executions[0].begin.moment;
+  const at = (/** @type {number | undefined} */ moment) =>
+    moment === undefined ? '-' : `${moment - first}`;
+  const last = executions[executions.length - 1].begin.moment;
+  return [
+    `${step} ${stepId} of ${runId}`,
+    ...executions.map(
+      ({ begin, end }) =>
+        `  attempt ${begin.attempt} in ${begin.pid}: ${at(begin.moment)} to ${at(end?.moment)} ms ${end?.phase ?? 'never ended'}`,
+    ),
+    ...windows
+      .filter(({ from, to }) => to >= first - 1000 && from <= last)
+      .map(
+        ({ kind, from, to, pids }) => `  ${kind} from ${at(from)} to ${at(to)} ms, pids ${pids}`,
+      ),
+  ].join('\n');
+}
