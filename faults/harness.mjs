@@ -82,7 +82,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   }, 500);
 
   const windows = /** @type {Window[]} */ ([]);
-  const injecting = inject(stage, faults, { tell, windows });
+  const injecting = inject(stage, faults, { ms, tell, windows });
   const playing = play(stage, runs, ended, {
     random: generator(seed + 2),
     workload,
@@ -113,8 +113,11 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   violations.push(...(await checks.starts(database, entries)));
   const { excused, unexcused } = judge(entries, windows);
   for (const history of unexcused) {
-    const log = await describeRun(database, history.runId);
-    violations.push(`without a reason ran again: ${describe(history, windows)}\n${log}`);
+    const log = (await describeRun(database, history.runId))
+      .split('\n')
+      .filter((line) => line.includes(history.stepId) || /run_|message/.test(line))
+      .map((line) => line.slice(0, 200));
+    violations.push(`ran again without a reason: ${describe(history, windows)}\n${log.join('\n')}`);
   }
   const after = await checks.usage(cast);
   violations.push(...checks.leaks(before, after));
@@ -137,7 +140,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
     logs,
     runs: countBy(runs, ({ kind }) => kind),
     steps: entries.filter(({ phase }) => phase === 'begin').length,
-    faults: countBy(faults, ({ kind }) => kind),
+    faults: countBy(windows, ({ kind }) => kind),
     excused: countBy(excused, ({ reason }) => reason),
     slowest: Math.max(0, ...runs.map(({ runId, since }) => (ended.at.get(runId) ?? 0) - since)),
     recovery: lastEnd - lastFault,

@@ -6,7 +6,7 @@ import { generator, moment } from './random.mjs';
 /** @typedef {import('./ledger.mjs').Window} Window */
 /** @typedef {{ at: number, kind: string, role: Role | undefined, drawn: Record<string, any> }} Fault */
 
-/** Faults begin no later than so long before the time is over. */
+/** No fault begins later than so long before the time is over. */
 const CALM_MS = 10_000;
 /** Between the begins of two faults. */
 const GAP_MS = [500, 4000];
@@ -41,9 +41,9 @@ export function plan(seed, ms, kinds) {
  *
  * @param {import('./stage.mjs').Stage} stage
  * @param {Fault[]} faults
- * @param {{ tell: (line: string) => void, windows: Window[] }} options
+ * @param {{ ms: number, tell: (line: string) => void, windows: Window[] }} options
  */
-export async function inject(stage, faults, { tell, windows }) {
+export async function inject(stage, faults, { ms, tell, windows }) {
   const begin = moment();
   /** @type {Map<string, Promise<void>>} */
   const busy = new Map();
@@ -51,10 +51,11 @@ export async function inject(stage, faults, { tell, windows }) {
     await sleep(Math.max(0, begin + fault.at - moment()));
     const { on } = injections[fault.kind];
     const what = on === 'process' || on === 'line' ? `${on} ${fault.role}` : on;
-    const turn = (busy.get(what) ?? Promise.resolve()).then(() =>
-      strike(stage, fault, { tell, windows }),
-    );
-    busy.set(what, turn);
+    const turn = async () => {
+      await busy.get(what);
+      if (moment() < begin + ms - CALM_MS) await strike(stage, fault, { tell, windows });
+    };
+    busy.set(what, turn());
   }
   await Promise.all(busy.values());
 }

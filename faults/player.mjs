@@ -17,8 +17,9 @@ export function player({ client, runs, signal, tokens }) {
     for (;;) {
       try {
         return await attempt();
-      } catch {
-        await sleep(100, undefined, { signal });
+      } catch (error) {
+        if (signal.aborted) throw error;
+        await sleep(100);
       }
     }
   };

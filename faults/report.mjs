@@ -26,5 +26,11 @@ Processes at the end: ${usage
   console.error(`\nSeed ${seed}: ${report.violations.length} violations\n`);
   for (const violation of report.violations) console.error(`${violation}\n`);
   console.error('What the processes said last');
-  for (const log of report.logs) console.error(`\n${log.slice(-2000)}`);
+  for (const log of report.logs) console.error(`\n${ours(log).slice(-2000)}`);
+}
+
+/** Without the SDK's lines, which tell at length of errors that belong to the workload. @param {string} log */
+function ours(log) {
+  const [head, ...lines] = log.split('\n');
+  return [head, ...lines.filter((line) => line.startsWith('[@workflow/'))].join('\n');
 }

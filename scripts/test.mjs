@@ -39,7 +39,7 @@ try {
 
 /** Suites that kill things or build apps run alone; the rest share the machine. */
 function suites() {
-  const alone = ['next', 'sdk', 'serverless'];
+  const alone = ['faults', 'next', 'sdk', 'serverless'];
   const folders = readdirSync('__test__').filter(
     (name) => wanted.length === 0 || wanted.includes(name),
   );

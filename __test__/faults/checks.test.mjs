@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { leaks, results, streams } from '../../faults/checks.mjs';
+import { kinds } from '../../faults/workload.mjs';
+
+/** @typedef {import('../../faults/workload.mjs').Run} Run */
+
+/**
+ * A client that answers as it is told.
+ *
+ * @param {Record<string, (...args: any[]) => unknown>} methods
+ */
+const client = (methods) =>
+  /** @type {import('../support/app.mjs').App} */ (
+    /** @type {unknown} */ ({
+      call: async (/** @type {string} */ method, /** @type {unknown[]} */ ...args) =>
+        methods[method](...args),
+    })
+  );
+
+/** @param {Partial<Run>} run @returns {Run} */
+const run = (run) => ({
+  kind: 'stream',
+  runId: 'wrun_1',
+  since: 0,
+  accepts: ({ value }) => value === 55,
+  ...run,
+});
+
+test('a run must end with its result', async () => {
+  assert.deepEqual(await results(client({ result: () => 55 }), [run({})]), []);
+  const wrong = await results(client({ result: () => 54 }), [run({})]);
+  assert.match(wrong.join(), /wrun_1 ended with \{"value":54\}/);
+  const failed = await results(client({ result: () => Promise.reject(new RangeError('no')) }), [
+    run({}),
+  ]);
+  assert.match(failed.join(), /"error":"RangeError"/);
+});
+
+for (const [what, stored, live] of /** @type {[string, number[], number[]][]} */ ([
+  ['a chunk is missing', [0, 2], [0, 2]],
+  ['a chunk came twice', [0, 1, 1, 2], [0, 1, 1, 2]],
+  ['chunks changed places', [1, 0, 2], [1, 0, 2]],
+  ['a reader missed a chunk', [0, 1, 2], [0, 2]],
+])) {
+  test(`a stream is not right where ${what}`, async () => {
+    const reader = client({ readStream: () => stored });
+    const found = await streams(reader, [run({ stream: { chunks: 3, live } })], []);
+    assert.equal(found.length, 1, found.join());
+  });
+}
+
+test('a stream is right where each chunk came once, in order', async () => {
+  const reader = client({ readStream: () => [0, 1, 2] });
+  const whole = run({ stream: { chunks: 3, live: [0, 1, 2] } });
+  assert.deepEqual(await streams(reader, [whole], []), []);
+});
+
+test('a process that keeps what it does not need is found', () => {
+  const usage = { role: 'http', pid: 1, handles: 30, connections: 11, megabytes: 100 };
+  assert.deepEqual(leaks([usage], [{ ...usage, handles: 35 }]), []);
+  assert.equal(leaks([usage], [{ ...usage, handles: 130 }]).length, 1);
+  assert.equal(leaks([usage], [{ ...usage, connections: 40 }]).length, 1);
+});
+
+test('no kind of run takes whatever comes', async () => {
+  for (const [name, kind] of Object.entries(kinds)) {
+    /** @type {Run[]} */
+    const runs = [];
+    /** @param {string} kind @param {Run['accepts']} accepts */
+    const add = (kind, accepts) => {
+      const begun = run({ kind, accepts });
+      runs.push(begun);
+      return begun;
+    };
+    const player = {
+      tokens: () => 'another token',
+      insist: async () => {},
+      start: async (/** @type {any[]} */ ...args) => add(args[0], args[3]),
+      startWithToken: async (/** @type {any[]} */ ...args) => ({
+        token: 'token',
+        run: add(args[0], args[3]('token')),
+      }),
+      hook: async () => {},
+      ends: async () => {},
+      resume: async () => ({ accepted: true, tries: 1 }),
+      cancel: async () => true,
+      follow: async () => {},
+    };
+    const soon = { between: () => 0, one: () => 0, deck: () => () => 0 };
+    await kind(/** @type {any} */ (player), /** @type {any} */ (soon));
+    assert.ok(runs.length > 0, name);
+    for (const { accepts } of runs) {
+      assert.equal(accepts({ value: 'something else' }), false, name);
+      assert.equal(accepts({ error: 'SomeError' }), false, name);
+      assert.equal(accepts({ value: undefined }), false, name);
+    }
+  }
+});
