@@ -4,7 +4,7 @@ import { call, callSync, worldError } from './errors.js';
 import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
-import { isBytes } from './input.js';
+import { isBytes, reading } from './input.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { AUTHENTICATE } from './qstash.js';
@@ -27,6 +27,8 @@ const SPEC_VERSION = 3;
 const LEGACY_SPEC_VERSION = 1;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
 const DEPLOYMENT_ID = 'postgres';
+/** What a cancel takes, at most, between the wake that it sends and its event. */
+const CANCEL_SECONDS = 2;
 
 /**
  * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
@@ -53,7 +55,10 @@ export function createWorld(options) {
  */
 export function makeWorld(options, { anonymous, deploymentId }) {
   const resources = lazy(() => open(options));
-  const log = options.log ?? logToConsole;
+  const { log, streamFlushIntervalMs } = reading(() => ({
+    log: options.log ?? logToConsole,
+    streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
+  }));
   const lifecycle = createLifecycle(resources, log, () => {
     const unregister = register(world, log);
     const ignoreSignals = options.closeOnSignals ? closeOnSignals(lifecycle.close) : undefined;
@@ -82,7 +87,7 @@ export function makeWorld(options, { anonymous, deploymentId }) {
   const world = {
     specVersion: SPEC_VERSION,
     // The SDK would wait 10 ms before each write; ours take less, and it writes one chunk at a time.
-    streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
+    streamFlushIntervalMs,
     ...storage,
     runs: { ...storage.runs, create: createRun(storage) },
     events: { ...storage.events, create: createEvent(storage, lifecycle.use, queue) },
@@ -103,7 +108,8 @@ export function makeWorld(options, { anonymous, deploymentId }) {
 /**
  * `events.create`, with one thing more: a cancelled run may have a message that waits for the end of
  * its sleep, days ahead. In our own queue a wake pulls it forward, finds the run ended, and the message
- * is gone.
+ * is gone. It is sent before, and due soon after: whoever dies in between leaves a wake too many, and
+ * a queue that takes nothing leaves the run as it was.
  * @param {ReturnType<typeof createStorage>} storage
  * @param {() => { driver: Driver }} use
  * @param {ReturnType<typeof createQueue>} queue
@@ -111,12 +117,15 @@ export function makeWorld(options, { anonymous, deploymentId }) {
  */
 function createEvent(storage, use, queue) {
   return async (runId, event, params) => {
-    const result = await storage.events.create(runId, event, params);
-    if (event.eventType === 'run_cancelled' && result.event && result.run && BIND in use().driver) {
-      // The run is cancelled all the same; the message would only be gone later.
-      await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
+    if (runId && event?.eventType === 'run_cancelled' && BIND in use().driver) {
+      // What is wrong with the run, the event will be told.
+      const run = await storage.runs.get(runId, { resolveData: 'none' }).catch(() => undefined);
+      if (run && !run.completedAt) {
+        const delaySeconds = CANCEL_SECONDS;
+        await queue(`__wkf_workflow_${run.workflowName}`, { runId }, { delaySeconds });
+      }
     }
-    return result;
+    return storage.events.create(runId, event, params);
   };
 }
 
@@ -125,26 +134,32 @@ function createEvent(storage, use, queue) {
  * @param {ReturnType<typeof createStorage>} storage
  */
 function createRun(storage) {
-  /** @param {import('../upstash.js').NewRun} run */
-  return async ({ runId, deploymentId, workflowName, input, executionContext }) => {
-    const { run } = await storage.events.create(runId, {
-      eventType: 'run_created',
-      // Serialised by the SDK, or plain JSON as before it did so.
-      specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
-      eventData: { deploymentId, workflowName, input, executionContext },
+  /** @param {import('../upstash.js').NewRun} newRun */
+  return async (newRun) => {
+    const { runId, ...event } = reading(() => {
+      const { runId, deploymentId, workflowName, input, executionContext } = newRun;
+      return {
+        runId,
+        eventType: 'run_created',
+        // Serialised by the SDK, or plain JSON as before it did so.
+        specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
+        eventData: { deploymentId, workflowName, input, executionContext },
+      };
     });
+    const { run } = await storage.events.create(runId, event);
     return run;
   };
 }
 
-/** @param {Options} options */
-function open(options) {
+/** @param {Options} given */
+function open(given) {
+  const options = defined(given);
   const driver = createDriver(options.queueFactory ?? createPgBossHttpProxyQueue);
   // What only one of the two was given, the World or its driver, holds for both.
   const driverOptions = driver[BIND]?.(options);
   const { jobPrefix } = { ...options, ...driverOptions };
   // The queues that serve a run are the driver's, whatever this World was told.
-  const configuration = configure({ ...driverOptions, ...defined(options), jobPrefix });
+  const configuration = configure({ ...driverOptions, ...options, jobPrefix });
   const core = shareCore(configuration, options.log);
   return { configuration, core, driver };
 }
@@ -154,7 +169,7 @@ function open(options) {
  * @returns {Driver}
  */
 function createDriver(factory) {
-  const driver = /** @type {any} */ (factory());
+  const driver = /** @type {any} */ (typeof factory === 'function' ? factory() : undefined);
   const missing = ['pushStep', 'pushFlow', 'start'].filter(
     (name) => typeof Object(driver)[name] !== 'function',
   );
@@ -164,7 +179,10 @@ function createDriver(factory) {
     name: 'WorkflowWorldError',
     status: 500,
     code: 'CONFIGURATION',
-    message: `queueFactory returned ${what} a QueueDriver: it lacks ${missing.join(', ')}`,
+    message:
+      typeof factory === 'function'
+        ? `queueFactory returned ${what} a QueueDriver: it lacks ${missing.join(', ')}`
+        : `queueFactory must be a function that returns a QueueDriver, not ${typeof factory}`,
   });
 }
 

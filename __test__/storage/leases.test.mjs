@@ -152,9 +152,7 @@ test('a step whose process died can be started when its lease has ended', async 
 
 test('a delivery that is told to come back is told in whole seconds, of which one at least', async () => {
   const { runId, stepId, deliver, begun } = await step(async () => {
-    const again = await refusal(
-      world.events.create(runId, event('step_started', stepId)),
-    );
+    const again = await refusal(world.events.create(runId, event('step_started', stepId)));
     assert.equal(again.name, 'TooEarlyError');
     assert.ok(Number.isInteger(again.retryAfter) && again.retryAfter >= 1, again.retryAfter);
     return completed;

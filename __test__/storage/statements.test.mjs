@@ -79,12 +79,13 @@ describe('one statement is all that it takes', () => {
     }
   });
 
-  test('to cancel a run, and one more to wake what sleeps for it', async () => {
+  test('to cancel a run, and before it two to wake what sleeps for it', async () => {
     const id = await runningRun(world);
     const statements = await tap.during(() => events.create(id, event('run_cancelled')));
-    assert.equal(statements.length, 2, statements.join('\n--\n'));
-    assert.match(statements[0], /append_events/);
+    assert.equal(statements.length, 3, statements.join('\n--\n'));
+    assert.match(statements[0], /workflow_runs/);
     assert.match(statements[1], /queue_push/);
+    assert.match(statements[2], /append_events/);
   });
 
   test('to be refused', async () => {

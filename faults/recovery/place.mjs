@@ -15,6 +15,9 @@ import { startPostgres } from '../../scripts/support/postgres.mjs';
  */
 /** @typedef {Omit<Figure, 'samples'>} Definition */
 
+/** A step of this length ends in no measurement. */
+export const ENDLESS_MS = 3_600_000;
+
 /**
  * A test's `after`, outside of a test.
  *
@@ -33,7 +36,7 @@ export async function scoped(body) {
 
 /** A PostgreSQL of a measurement's own. @template T @param {(server: import('../../scripts/support/postgres.mjs').Postgres) => Promise<T>} body */
 export async function withServer(body) {
-  const server = await startPostgres();
+  const server = await startPostgres({ settings: { max_connections: 1000 } });
   try {
     return await body(server);
   } finally {
