@@ -51,6 +51,10 @@ export function encodeEvent(runId, event, params = {}) {
     throw invalid(`eventData of ${eventType} must be an object`);
   }
   const { data, payload } = split(eventType, eventData ?? {});
+  if (eventType === 'run_started' && data.workflowName !== undefined && !(specVersion >= 2)) {
+    // It would create a run of spec version 1, which cannot be started.
+    throw invalid('A run_started that may create its run needs a specVersion of at least 2');
+  }
   return {
     runId: optionalString('runId', runId === '' ? undefined : runId),
     eventType,

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { after } from 'node:test';
 import { WorkflowRunSchema } from '@workflow/world';
-import { createWorld } from '../../index.js';
+import { createFunctionProxy, createWorld } from '../../index.js';
 import { decodeBody, encodeBody } from '../../lib/messages.js';
 import {
   assertRefused,
@@ -103,6 +103,16 @@ test('a buffer that was transferred away is not taken for an empty one', async (
   await assertInvalid(world.queue('__wkf_step_a', { gone }), /detached/);
 });
 
+test('a run that cannot be started is not created by its start', async () => {
+  const { eventData } = runCreated();
+  for (const specVersion of [undefined, null, 0, 1]) {
+    const runId = `wrun_${ulid()}`;
+    const started = { ...event('run_started', undefined, eventData), specVersion };
+    await assertInvalid(world.events.create(runId, started), /specVersion/);
+    await assertRefused(world.runs.get(runId), 'WorkflowRunNotFoundError', 404);
+  }
+});
+
 test('a date that PostgreSQL does not know is named', async () => {
   const runId = await runningRun(world);
   for (const resumeAt of [new Date(-8.64e15), new Date(Number.NaN), true, {}]) {
@@ -144,4 +154,33 @@ test('settings that JSON cannot carry are named', async () => {
   const error = await assertRefused(wrong.runs.list(), 'WorkflowWorldError', 500);
   assert.deepEqual([error.code, /queueFactory/.test(error.message)], ['CONFIGURATION', true]);
   await wrong.close();
+});
+
+test('what cannot be a header of a delivery is refused when it is sent', async () => {
+  const long = 'x'.repeat(20_000);
+  await assertInvalid(world.queue(`__wkf_step_${long}`, {}), /queueName may have/);
+  await assertInvalid(
+    world.queue('__wkf_step_a', {}, { headers: { a: long } }),
+    /headers may have/,
+  );
+});
+
+test('a message in memory of any kind is delivered to a function', async () => {
+  let received = '';
+  const proxy = createFunctionProxy({
+    securityToken: 'token',
+    async workflowEntrypoint(request) {
+      received = await request.text();
+      return new Response();
+    },
+  });
+  const message = { id: 'a', queueName: '__wkf_step_a', messageId: 'm', attempt: 1 };
+  // @ts-expect-error resizable buffers are not in the library of ES2023
+  for (const buffer of [new SharedArrayBuffer(2), new ArrayBuffer(2, { maxByteLength: 8 })]) {
+    const data = new Uint8Array(buffer);
+    data.set(bytes('{}'));
+    received = '';
+    await proxy.proxyStep({ ...message, data });
+    assert.equal(received, '{}');
+  }
 });
