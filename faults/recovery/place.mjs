@@ -33,7 +33,7 @@ export async function scoped(body) {
 
 /** A PostgreSQL of a measurement's own. @template T @param {(server: import('../../scripts/support/postgres.mjs').Postgres) => Promise<T>} body */
 export async function withServer(body) {
-  const server = await startPostgres();
+  const server = await startPostgres({ settings: { max_connections: 1000 } });
   try {
     return await body(server);
   } finally {
