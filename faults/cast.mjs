@@ -11,7 +11,6 @@ import { httpRelay } from './http-relay.mjs';
  * @typedef {object} Member
  * @property {Role} role
  * @property {Awaited<ReturnType<typeof relay>>} line to PostgreSQL
- * @property {Record<string, string>} env
  * @property {App | undefined} app
  * @property {App[]} former
  * @property {boolean} leaving whether its end is asked for
@@ -87,7 +86,6 @@ export async function assembleCast(t, { url, env, log }) {
     members.set(role, {
       role,
       line,
-      env: roles[role],
       app: undefined,
       former: [],
       leaving: true,

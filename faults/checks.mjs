@@ -1,4 +1,5 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { assertInvariants } from '../__test__/support/invariants.mjs';
 import { histories } from './ledger.mjs';
@@ -119,6 +120,20 @@ export function leaks(before, after) {
         : []),
     ];
   });
+}
+
+/**
+ * Connections that are kept for a while go by themselves.
+ *
+ * @param {Stage['cast']} cast
+ * @param {Usage[]} before
+ */
+export async function settledUsage(cast, before) {
+  for (let n = 0; ; n++) {
+    const now = await usage(cast);
+    if (n === 30 || leaks(before, now).length === 0) return now;
+    await sleep(1000);
+  }
 }
 
 /** Nobody is connected who does not live. @param {Stage} stage @param {number} alive processes */

@@ -31,7 +31,7 @@ const EXIT_MS = 60_000;
  * @param {number} options.ms
  * @param {string[]} [options.only] kinds of faults
  * @param {string[]} [options.workload] kinds of runs
- * @param {boolean} [options.keep] the files
+ * @param {boolean} [options.keep] the files, also when all is well
  * @param {(line: string) => void} [options.log]
  */
 export async function run({
@@ -45,14 +45,15 @@ export async function run({
   const cleanups = /** @type {(() => Promise<void>)[]} */ ([]);
   const t = { after: (/** @type {() => Promise<void>} */ cleanup) => void cleanups.push(cleanup) };
   const directory = await mkdtemp(path.join(tmpdir(), 'faults-'));
-  if (!keep) t.after(() => rm(directory, { recursive: true }));
   const begin = moment();
   const tell = (/** @type {string} */ line) =>
     log(`${((moment() - begin) / 1000).toFixed(1).padStart(6)} s  ${line}`);
+  const ledger = path.join(directory, 'ledger.jsonl');
   try {
-    const ledger = path.join(directory, 'ledger.jsonl');
     const stage = await setStage(t, { ledger, random: generator(seed + 1), log: tell });
-    return await perform(stage, { seed, ms, only, workload, directory, ledger, tell });
+    const report = await perform(stage, { seed, ms, only, workload, directory, ledger, tell });
+    if (!keep && report.violations.length === 0) t.after(() => rm(directory, { recursive: true }));
+    return report;
   } finally {
     for (const cleanup of cleanups) await cleanup();
   }
@@ -119,7 +120,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
       .map((line) => line.slice(0, 200));
     violations.push(`ran again without a reason: ${describe(history, windows)}\n${log.join('\n')}`);
   }
-  const after = await checks.usage(cast);
+  const after = await checks.settledUsage(cast, before);
   violations.push(...checks.leaks(before, after));
   violations.push(...(await checks.connections(stage, cast.members().length)));
 
@@ -142,7 +143,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
     steps: entries.filter(({ phase }) => phase === 'begin').length,
     faults: countBy(windows, ({ kind }) => kind),
     excused: countBy(excused, ({ reason }) => reason),
-    slowest: Math.max(0, ...runs.map(({ runId, since }) => (ended.at.get(runId) ?? 0) - since)),
+    slowest: slowestOf(runs, ended),
     recovery: lastEnd - lastFault,
     slowestExit: Math.max(...exits.map(({ took }) => took)),
     usage: after,
@@ -224,6 +225,16 @@ async function leave(cast, role) {
   const took = await cast.end(role, 'SIGTERM');
   clearTimeout(impatient);
   return { role, took, exit: app?.exit() };
+}
+
+/** @param {Run[]} runs @param {Ends} ended */
+function slowestOf(runs, ended) {
+  const took = runs.map(({ kind, runId, since }) => ({
+    kind,
+    runId,
+    ms: (ended.at.get(runId) ?? Number.POSITIVE_INFINITY) - since,
+  }));
+  return took.sort((a, b) => b.ms - a.ms)[0];
 }
 
 /** @template T @param {T[]} values @param {(value: T) => string} key @returns {Record<string, number>} */

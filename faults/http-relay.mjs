@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer, request } from 'node:http';
 
 /** @typedef {Awaited<ReturnType<typeof httpRelay>>} HttpRelay */
-/** @typedef {'pass' | 'hang' | 'lose answers' | 'garbage' | 500 | 502 | 503} Manner */
+/** @typedef {'pass' | 'hang' | 'lose answers' | 'garbage' | 'html' | 500 | 502 | 503} Manner */
 
 /**
  * Stands between a worker and the web process that it delivers to.
@@ -39,7 +39,8 @@ export async function httpRelay(t, target) {
     incoming.resume();
     if (manner === 'hang') return void hanging.add(incoming.socket);
     if (manner === 'garbage') return void incoming.socket.end('\0\x01\x02 this is no HTTP\n\n');
-    outgoing.writeHead(manner, { 'content-type': 'text/html' });
+    // A login page answers 200 to everything.
+    outgoing.writeHead(manner === 'html' ? 200 : manner, { 'content-type': 'text/html' });
     outgoing.end('<html>The upstream is busy</html>');
   });
   // A step may take as long as it likes.

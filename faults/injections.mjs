@@ -83,10 +83,11 @@ export const injections = {
     ),
   },
   ...(canSkewClocks && {
+    // No more than that: the SDK tells of retries in times of the host, and who is late waits.
     clock: {
       on: 'process',
       roles: processes,
-      draw: (random) => ({ seconds: random.one([-20, -3, 3, 60, 3600]) }),
+      draw: (random) => ({ seconds: random.one([-20, -3, 3, 20]) }),
       inject: ({ cast }, role, { seconds }) => cast.replace(role, 'SIGTERM', { clock: seconds }),
     },
   }),
@@ -185,7 +186,7 @@ export const injections = {
   },
   'http-hang': http('hang'),
   'http-error': http(500, 502, 503),
-  'http-garbage': http('garbage'),
+  'http-garbage': http('garbage', 'html'),
   'http-lost-answer': http('lose answers'),
   'http-cut': {
     on: 'http',

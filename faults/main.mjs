@@ -1,6 +1,7 @@
 // Runs of all kinds while everything fails that can fail: `npm run faults -- --seed 7 --minutes 2`.
 // The same seed injects the same faults. `--only kill,outage` restricts them, `--workload slow,stream`
-// the runs, `--list` prints both; `--keep` leaves the ledger and the logs.
+// the runs, `--list` prints both; `--keep` leaves the ledger and the logs also where
+// all is well.
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { canSkewClocks } from './cast.mjs';
@@ -37,7 +38,7 @@ if (values.list) {
     log: console.log,
   });
   print(report);
-  if (values.keep) console.log(`Files: ${report.directory}`);
+  if (values.keep || report.violations.length > 0) console.log(`Files: ${report.directory}`);
   process.exitCode = report.violations.length > 0 ? 1 : 0;
 }
 

@@ -19,7 +19,7 @@ export function player({ client, runs, signal, tokens }) {
         return await attempt();
       } catch (error) {
         if (signal.aborted) throw error;
-        await sleep(100);
+        await sleep(500);
       }
     }
   };

@@ -15,7 +15,7 @@ export function print(report) {
 Runs: ${count} (${list(runs)}); ${steps} executions of steps
 Faults: ${list(faults)}
 Executions that a fault repeated: ${list(excused)}
-Slowest run ${seconds(slowest)}, last end ${seconds(recovery)} after the last fault, slowest exit ${seconds(slowestExit)}
+Slowest run ${seconds(slowest.ms)} (${slowest.kind} ${slowest.runId}), last end ${seconds(recovery)} after the last fault, slowest exit ${seconds(slowestExit)}
 Processes at the end: ${usage
     .map((u) => `${u.role} ${u.megabytes} MB, ${u.handles} handles, ${u.connections} connections`)
     .join('; ')}`);

@@ -95,6 +95,7 @@ const { samples, rate, started } = await scoped(async (scope) => {
     },
   });
   const most = await maximum(app, place);
+  assert.ok(most > 0, `no run ended within ${MAXIMUM_SECONDS} s\n${app.logs()}`);
   const rate = most * Number(options.rate);
   console.error(
     `at most ${(most * STEPS).toFixed(0)} steps/s; now ${(rate * STEPS).toFixed(0)} for ${minutes} minutes`,

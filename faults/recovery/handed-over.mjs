@@ -1,4 +1,4 @@
-import { firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
+import { ENDLESS_MS, firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
 
 const RUNS = 5;
 /** What `close()` gives to running deliveries. */
@@ -52,7 +52,7 @@ export async function handedOver(extent) {
       from: `the end of the ${DRAIN_MS / 1000} s`,
       to: 'the last of its steps begins elsewhere',
       goal,
-      samples: await leaving(extent, { args: [1, 60_000], allowed: DRAIN_MS }),
+      samples: await leaving(extent, { args: [1, ENDLESS_MS], allowed: DRAIN_MS }),
     },
     {
       what: 'SIGTERM, `process.exit()` without `close()`',
@@ -60,7 +60,7 @@ export async function handedOver(extent) {
       to: 'the last of its steps begins elsewhere',
       goal,
       samples: await leaving(extent, {
-        args: [1, 60_000],
+        args: [1, ENDLESS_MS],
         allowed: 0,
         env: { NODE_OPTIONS: exitAtOnce },
       }),

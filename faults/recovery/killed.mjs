@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
+import { ENDLESS_MS, firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
 
 const RUNS = 5;
 /** Between two signs of life of a worker: the kill falls anywhere in between. */
@@ -12,7 +12,7 @@ export async function killed(extent) {
       extent,
       async (place) => {
         const victim = await place.app();
-        const runIds = await startRuns(victim, RUNS, 'sequential', [1, 60_000]);
+        const runIds = await startRuns(victim, RUNS, 'sequential', [1, ENDLESS_MS]);
         const survivor = await place.app();
         const held = await heldBy(place, runIds, victim);
         await sleep(Math.random() * HEARTBEAT_MS);

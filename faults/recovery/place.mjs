@@ -15,6 +15,9 @@ import { startPostgres } from '../../scripts/support/postgres.mjs';
  */
 /** @typedef {Omit<Figure, 'samples'>} Definition */
 
+/** A step of this length ends in no measurement. */
+export const ENDLESS_MS = 3_600_000;
+
 /**
  * A test's `after`, outside of a test.
  *

@@ -48,8 +48,12 @@ async function jobs({ database: { pool, queueSchema } }) {
   return rows;
 }
 
-/** @param {import('./place.mjs').Extent} extent @returns {Promise<import('./place.mjs').Figure[]>} */
-export async function targetBack({ repetitions, atOnce, outageSeconds }) {
+/**
+ * @param {import('./place.mjs').Extent} extent
+ * @param {() => void} onDown called when all targets are down: for long, nothing happens then
+ * @returns {Promise<import('./place.mjs').Figure[]>}
+ */
+export async function targetBack({ repetitions, atOnce, outageSeconds }, onDown) {
   const rows = await withServer(({ url }) =>
     scoped(async (scope) => {
       const places = await inTurns(manners.length * repetitions, atOnce, async (n) => ({
@@ -69,6 +73,7 @@ export async function targetBack({ repetitions, atOnce, outageSeconds }) {
           return runIds;
         }),
       );
+      onDown();
       await sleep(outageSeconds * 500);
       const later = await Promise.all(
         places.map(({ app }) => startRuns(app, RUNS, 'stepwise', ['later'])),

@@ -1,5 +1,5 @@
 import { appendFileSync } from 'node:fs';
-import { getStepMetadata, getWorkflowMetadata } from 'workflow';
+import { FatalError, getStepMetadata, getWorkflowMetadata } from 'workflow';
 
 /**
  * Runs the body of a step and leaves a line for its begin and one for how it ended, so that tests can
@@ -12,7 +12,8 @@ export async function observed<T>(step: string, body: () => T | Promise<T>): Pro
     record(step, 'end');
     return result;
   } catch (error) {
-    record(step, 'throw');
+    // Only the other errors ask for another execution.
+    record(step, FatalError.is(error) ? 'end' : 'throw');
     throw error;
   }
 }
