@@ -26,7 +26,7 @@ const either =
     ways.some((accepts) => accepts(outcome));
 
 /** A megabyte that differs for each run. @param {number} n */
-const megabyte = (n) => `${n}:`.padEnd(2 ** 20, 'ab\u{1f600}"\\\n');
+const megabyte = (n) => `\u{1f600}${n}:`.padEnd(2 ** 20, 'ab\u00e9"\\\n');
 
 /** @type {Record<string, Kind>} */
 export const kinds = {

@@ -1,4 +1,5 @@
 import { callSync, invalid } from './errors.js';
+import { reading } from './input.js';
 import { native } from './native.js';
 
 /** Options that the core understands; the rest (queueFactory, entrypoints) is JavaScript's. */
@@ -30,14 +31,27 @@ export function configure(options) {
   if (typeof options !== 'object' || options === null) {
     throw invalid('The options must be an object');
   }
-  const given = Object.fromEntries(
-    Object.entries(options).filter(
-      ([name, value]) => OPTIONS.includes(name) && value !== undefined,
+  const given = reading(() =>
+    JSON.stringify(
+      Object.fromEntries(Object.entries(options).filter(([name]) => OPTIONS.includes(name))),
+      refuseFunctions,
     ),
   );
   const environment = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => VARIABLES.test(name)),
   );
   const { Configuration } = native();
-  return callSync(() => new Configuration(JSON.stringify(given), JSON.stringify(environment)));
+  return callSync(() => new Configuration(given, JSON.stringify(environment)));
+}
+
+/**
+ * JSON would leave them out, and the default would be taken.
+ * @param {string} name
+ * @param {unknown} value
+ */
+function refuseFunctions(name, value) {
+  if (typeof value === 'function' || typeof value === 'symbol') {
+    throw invalid(`The option ${name} cannot be a ${typeof value}`);
+  }
+  return value;
 }

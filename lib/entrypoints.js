@@ -1,4 +1,5 @@
 import { invalid } from './errors.js';
+import { reading } from './input.js';
 
 /** @typedef {import('../index.js').Entrypoint} Entrypoint */
 /** @typedef {(request: Request) => Promise<Response>} Handler */
@@ -11,9 +12,12 @@ const BASE = 'http://localhost/.well-known/workflow/v1';
  * @param {{ stepEntrypoint?: Entrypoint, workflowEntrypoint: Entrypoint }} options
  */
 export function createEntrypoints(options) {
-  const { stepEntrypoint, workflowEntrypoint } = Object(options);
-  const flow = handlerOf('workflowEntrypoint', workflowEntrypoint);
-  const step = stepEntrypoint === undefined ? flow : handlerOf('stepEntrypoint', stepEntrypoint);
+  const { flow, step } = reading(() => {
+    const { stepEntrypoint, workflowEntrypoint } = Object(options);
+    const flow = handlerOf('workflowEntrypoint', workflowEntrypoint);
+    const step = stepEntrypoint === undefined ? flow : handlerOf('stepEntrypoint', stepEntrypoint);
+    return { flow, step };
+  });
 
   /**
    * @param {'step' | 'flow'} kind

@@ -1,4 +1,4 @@
-import { describe, invalid, worldError } from './errors.js';
+import { describe, invalid, messageOf, worldError } from './errors.js';
 import { decodeBody, parseQueueName } from './messages.js';
 
 const TOKEN_HEADER = 'x-workflow-secret';
@@ -175,5 +175,5 @@ async function readBody(request) {
  * @param {ResponseInit} init
  */
 function refusal(error, init) {
-  return Response.json({ error: error instanceof Error ? error.message : describe(error) }, init);
+  return Response.json({ error: messageOf(error) }, init);
 }

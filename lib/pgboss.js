@@ -3,6 +3,7 @@ import { shareCore } from './core.js';
 import { createEntrypoints, readStart } from './entrypoints.js';
 import { call, callSync, describe } from './errors.js';
 import { addExitTask, removeExitTask } from './exit.js';
+import { reading } from './input.js';
 import { logToConsole } from './log.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
@@ -151,7 +152,14 @@ function warnOfDevelopment(log = logToConsole) {
   });
 }
 
-/** @param {object} options */
+/**
+ * @template {object} T
+ * @param {T} options
+ * @returns {Partial<T>}
+ */
 export function defined(options) {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  const entries = reading(() => Object.entries(options));
+  return /** @type {Partial<T>} */ (
+    Object.fromEntries(entries.filter(([, value]) => value !== undefined))
+  );
 }

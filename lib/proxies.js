@@ -1,7 +1,7 @@
 import { configure } from './configuration.js';
 import { createEntrypoints, readStart } from './entrypoints.js';
-import { call, callSync, invalid, messageOf, worldError } from './errors.js';
-import { optionalInt32 } from './input.js';
+import { call, callSync, messageOf, worldError } from './errors.js';
+import { optionalInt32, reading } from './input.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
 
@@ -20,7 +20,8 @@ const LONGEST_ANSWER = 65_536;
  * @param {import('../index.js').HttpProxyOptions} [options]
  * @returns {WkfProxy}
  */
-export function createHttpProxy({ baseUrl, port, securityToken } = {}) {
+export function createHttpProxy(options) {
+  const { baseUrl, port, securityToken } = reading(() => ({ ...options }));
   /** @type {import('../native/index.cjs').HttpProxy | undefined} */
   let http;
   return createProxy({ baseUrl, port, securityToken }, (configuration, delivery) => {
@@ -49,7 +50,7 @@ async function post(http, { request, body, attempt }) {
  */
 export function createFunctionProxy(options) {
   const invoke = createEntrypoints(options);
-  const { securityToken } = options;
+  const { securityToken } = reading(() => ({ ...options }));
   return createProxy({ securityToken }, (configuration, { request, body, attempt }) => {
     const headers = callSync(() =>
       native().foreignDeliveryHeaders(configuration, request, attempt),
@@ -83,8 +84,7 @@ function createProxy(options, send) {
   /** @param {MessageData} message */
   async function proxy(message) {
     const core = toCore(undefined, message);
-    checkHeaders(message.headers);
-    const attempt = optionalInt32('MessageData.attempt', message.attempt) || 1;
+    const attempt = reading(() => optionalInt32('MessageData.attempt', message.attempt)) || 1;
     const sending = send(use(), { attempt, ...core });
     /** @type {Response | undefined} */
     let response;
@@ -107,18 +107,6 @@ function createProxy(options, send) {
   // The queue's name decides: consumers take all sorts of things for a step's, such as any name that has
   // `step` in it.
   return { proxyStep: proxy, proxyWorkflow: proxy };
-}
-
-/** @param {unknown} headers */
-function checkHeaders(headers) {
-  if (headers === undefined || headers === null) return;
-  if (typeof headers === 'object' && Object.values(headers).every(isString)) return;
-  throw invalid('MessageData.headers must be an object of strings');
-}
-
-/** @param {unknown} value */
-function isString(value) {
-  return typeof value === 'string';
 }
 
 /**

@@ -1,6 +1,7 @@
 import { configure } from './configuration.js';
 import { call, callSync, describe, invalid, worldError } from './errors.js';
 import { queueNameOf } from './handler.js';
+import { optionalInt32, reading } from './input.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
 
@@ -29,7 +30,8 @@ export function createQStashQueue(options = {}) {
     /** @param {import('../index.js').MessageData} message */
     async (message) => {
       const { request, body } = toCore(kind, message);
-      await call(qstash.publish(request, body, message.attempt ?? 1));
+      const attempt = reading(() => optionalInt32('MessageData.attempt', message.attempt)) || 1;
+      await call(qstash.publish(request, body, attempt));
     };
 
   function checkKeys() {

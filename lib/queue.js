@@ -1,4 +1,5 @@
-import { invalid, messageOf, worldError } from './errors.js';
+import { messageOf, worldError } from './errors.js';
+import { optionalSeconds, optionalString, optionalStrings, reading } from './input.js';
 import { encodeBody, NOT_BEFORE_HEADER, parseQueueName } from './messages.js';
 import { native } from './native.js';
 import { BIND } from './pgboss.js';
@@ -20,13 +21,22 @@ export function createQueue(driver) {
    * @param {QueueOptions} [options]
    * @returns {Promise<{ messageId: string }>}
    */
-  return async function queue(queueName, message, options = {}) {
-    parseQueueName(queueName);
-    const { delaySeconds } = options;
-    if (delaySeconds !== undefined && !(Number.isFinite(delaySeconds) && delaySeconds >= 0)) {
-      throw invalid('delaySeconds must be a number of at least 0');
-    }
-    return push(driver(), queueName, encodeBody(message), options);
+  return async function queue(queueName, message, options) {
+    const checked = reading(() => {
+      parseQueueName(queueName);
+      return checkOptions(options ?? {});
+    });
+    return push(driver(), queueName, encodeBody(message), checked);
+  };
+}
+
+/** @param {QueueOptions} options */
+function checkOptions({ idempotencyKey, headers, delaySeconds }) {
+  optionalSeconds('delaySeconds', delaySeconds);
+  return {
+    idempotencyKey: optionalString('idempotencyKey', idempotencyKey),
+    headers: optionalStrings('headers', headers),
+    delaySeconds,
   };
 }
 

@@ -1,3 +1,4 @@
+import { optionalString, reading } from './input.js';
 import { createQStashQueue } from './qstash.js';
 import { makeWorld } from './world.js';
 
@@ -11,7 +12,7 @@ const DEPLOYMENT_ID = 'postgres-upstash';
  * @param {import('../upstash.js').PostgresUpstashWorldConfig} [options]
  */
 export function createPostgresUpstashWorld(options) {
-  const { databaseUrl, qstash, deploymentId, ...rest } = options ?? {};
+  const { databaseUrl, qstash, deploymentId, ...rest } = reading(() => ({ ...options }));
   const settings = {
     maxPoolSize: POOL_SIZE,
     idleTimeoutSeconds: IDLE_TIMEOUT_SECONDS,
@@ -22,6 +23,7 @@ export function createPostgresUpstashWorld(options) {
   };
   return makeWorld(settings, {
     anonymous: options === undefined,
-    deploymentId: () => deploymentId ?? (process.env.DEPLOYMENT_ID || DEPLOYMENT_ID),
+    deploymentId: () =>
+      optionalString('deploymentId', deploymentId) ?? (process.env.DEPLOYMENT_ID || DEPLOYMENT_ID),
   });
 }

@@ -4,7 +4,7 @@ import { call, callSync, worldError } from './errors.js';
 import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
-import { isBytes } from './input.js';
+import { isBytes, reading } from './input.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { AUTHENTICATE } from './qstash.js';
@@ -53,7 +53,10 @@ export function createWorld(options) {
  */
 export function makeWorld(options, { anonymous, deploymentId }) {
   const resources = lazy(() => open(options));
-  const log = options.log ?? logToConsole;
+  const { log, streamFlushIntervalMs } = reading(() => ({
+    log: options.log ?? logToConsole,
+    streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
+  }));
   const lifecycle = createLifecycle(resources, log, () => {
     const unregister = register(world, log);
     const ignoreSignals = options.closeOnSignals ? closeOnSignals(lifecycle.close) : undefined;
@@ -82,7 +85,7 @@ export function makeWorld(options, { anonymous, deploymentId }) {
   const world = {
     specVersion: SPEC_VERSION,
     // The SDK would wait 10 ms before each write; ours take less, and it writes one chunk at a time.
-    streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
+    streamFlushIntervalMs,
     ...storage,
     runs: { ...storage.runs, create: createRun(storage) },
     events: { ...storage.events, create: createEvent(storage, lifecycle.use, queue) },
@@ -125,26 +128,32 @@ function createEvent(storage, use, queue) {
  * @param {ReturnType<typeof createStorage>} storage
  */
 function createRun(storage) {
-  /** @param {import('../upstash.js').NewRun} run */
-  return async ({ runId, deploymentId, workflowName, input, executionContext }) => {
-    const { run } = await storage.events.create(runId, {
-      eventType: 'run_created',
-      // Serialised by the SDK, or plain JSON as before it did so.
-      specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
-      eventData: { deploymentId, workflowName, input, executionContext },
+  /** @param {import('../upstash.js').NewRun} newRun */
+  return async (newRun) => {
+    const { runId, ...event } = reading(() => {
+      const { runId, deploymentId, workflowName, input, executionContext } = newRun;
+      return {
+        runId,
+        eventType: 'run_created',
+        // Serialised by the SDK, or plain JSON as before it did so.
+        specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
+        eventData: { deploymentId, workflowName, input, executionContext },
+      };
     });
+    const { run } = await storage.events.create(runId, event);
     return run;
   };
 }
 
-/** @param {Options} options */
-function open(options) {
+/** @param {Options} given */
+function open(given) {
+  const options = defined(given);
   const driver = createDriver(options.queueFactory ?? createPgBossHttpProxyQueue);
   // What only one of the two was given, the World or its driver, holds for both.
   const driverOptions = driver[BIND]?.(options);
   const { jobPrefix } = { ...options, ...driverOptions };
   // The queues that serve a run are the driver's, whatever this World was told.
-  const configuration = configure({ ...driverOptions, ...defined(options), jobPrefix });
+  const configuration = configure({ ...driverOptions, ...options, jobPrefix });
   const core = shareCore(configuration, options.log);
   return { configuration, core, driver };
 }
@@ -154,7 +163,7 @@ function open(options) {
  * @returns {Driver}
  */
 function createDriver(factory) {
-  const driver = /** @type {any} */ (factory());
+  const driver = /** @type {any} */ (typeof factory === 'function' ? factory() : undefined);
   const missing = ['pushStep', 'pushFlow', 'start'].filter(
     (name) => typeof Object(driver)[name] !== 'function',
   );
@@ -164,7 +173,10 @@ function createDriver(factory) {
     name: 'WorkflowWorldError',
     status: 500,
     code: 'CONFIGURATION',
-    message: `queueFactory returned ${what} a QueueDriver: it lacks ${missing.join(', ')}`,
+    message:
+      typeof factory === 'function'
+        ? `queueFactory returned ${what} a QueueDriver: it lacks ${missing.join(', ')}`
+        : `queueFactory must be a function that returns a QueueDriver, not ${typeof factory}`,
   });
 }
 
