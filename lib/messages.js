@@ -14,6 +14,10 @@ import {
 /** The prefix of a queue name, from @workflow/world's ValidQueueName, and what follows it. */
 const QUEUE_NAME = /^__(?:[a-z][a-z0-9]*_)?wkf_(workflow|step)_(.+)$/s;
 
+// A delivery carries them in its headers, of which Node takes 16 KiB, after percent-encoding.
+const LONGEST_QUEUE_NAME = 2000;
+const LONGEST_MESSAGE_ID = 500;
+const LONGEST_HEADERS = 8192;
 const ORDINARY = { configurable: true, enumerable: true, writable: true };
 
 /** Epoch milliseconds: for queues that are not ours, which may deliver a message before its time. */
@@ -100,14 +104,26 @@ export function toCore(kind, message) {
     const request = {
       kind: kind ?? queueKind,
       id,
-      queueName,
-      messageId: string('MessageData.messageId', messageId),
+      queueName: short('MessageData.queueName', queueName, LONGEST_QUEUE_NAME),
+      messageId: short('MessageData.messageId', messageId, LONGEST_MESSAGE_ID),
       idempotencyKey: optionalString('MessageData.idempotencyKey', idempotencyKey),
-      headers: allHeaders && JSON.stringify(allHeaders),
+      headers:
+        allHeaders && short('MessageData.headers', JSON.stringify(allHeaders), LONGEST_HEADERS),
       delayMs: optionalSeconds('MessageData.delaySeconds', delaySeconds),
     };
     return { request, body: bodyOf(data) };
   });
+}
+
+/**
+ * @param {string} what
+ * @param {unknown} value
+ * @param {number} limit in bytes
+ */
+function short(what, value, limit) {
+  const text = string(what, value);
+  if (Buffer.byteLength(text) <= limit) return text;
+  throw invalid(`${what} may have ${limit} bytes, this one has ${Buffer.byteLength(text)}`);
 }
 
 /**
@@ -116,7 +132,12 @@ export function toCore(kind, message) {
  * @returns {Uint8Array}
  */
 function bodyOf(data) {
-  if (isBytes(data)) return attached('MessageData.data', data);
+  if (isBytes(data)) {
+    const { buffer } = attached('MessageData.data', data);
+    // A Request takes none, and others may write into it meanwhile.
+    const isShared = Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]';
+    return isShared ? new Uint8Array(data) : data;
+  }
   if (typeof data === 'string') return Buffer.from(data, 'base64');
   throw invalid('MessageData.data must be bytes, or a base64 string');
 }

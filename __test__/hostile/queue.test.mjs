@@ -29,6 +29,9 @@ const job = async (/** @type {string} */ messageId) => {
   return rows[0];
 };
 
+// Keys may come twice: each message is to be a new one.
+const forgetAll = () => pool.query(`DELETE FROM ${queueSchema}.job`);
+
 const message = () => ({
   runId: `wrun_${ulid()}`,
   traceCarrier: { traceparent: '00-1' },
@@ -90,6 +93,7 @@ for (const kind of ['workflow', 'step']) {
     await world.queue(...sending(kind, options()));
     await forAll(60, changes, async (hostile) => {
       const args = /** @type {any[]} */ (changed(sending(kind, options()), hostile));
+      await forgetAll();
       const before = await rowVersions(database);
       const outcome = await attempt(() => world.queue(...args));
       if ('refusal' in outcome) {
@@ -132,6 +136,7 @@ for (const [name, driver] of Object.entries(drivers)) {
       await driver[method](data());
       await forAll(40, changes, async (hostile) => {
         const [given] = /** @type {any[]} */ (changed([data()], hostile));
+        await forgetAll();
         const before = await rowVersions(database);
         const outcome = await attempt(() => driver[method](given));
         if ('refusal' in outcome) {
@@ -165,6 +170,6 @@ test('those that are sent at the same moment do not suffer from each other', asy
 
 test('and what is stored is sound', async () => {
   // Messages of runs that do not exist are part of these tests.
-  await pool.query(`DELETE FROM ${queueSchema}.job`);
+  await forgetAll();
   await assertInvariants(database);
 });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { after } from 'node:test';
 import { WorkflowRunSchema } from '@workflow/world';
-import { createWorld } from '../../index.js';
+import { createFunctionProxy, createWorld } from '../../index.js';
 import { decodeBody, encodeBody } from '../../lib/messages.js';
 import {
   assertRefused,
@@ -144,4 +144,28 @@ test('settings that JSON cannot carry are named', async () => {
   const error = await assertRefused(wrong.runs.list(), 'WorkflowWorldError', 500);
   assert.deepEqual([error.code, /queueFactory/.test(error.message)], ['CONFIGURATION', true]);
   await wrong.close();
+});
+
+test('what cannot be a header of a delivery is refused when it is sent', async () => {
+  const long = 'x'.repeat(20_000);
+  await assertInvalid(world.queue(`__wkf_step_${long}`, {}), /queueName may have/);
+  await assertInvalid(
+    world.queue('__wkf_step_a', {}, { headers: { a: long } }),
+    /headers may have/,
+  );
+});
+
+test('a message in shared memory is delivered to a function', async () => {
+  const data = new Uint8Array(new SharedArrayBuffer(2));
+  data.set(bytes('{}'));
+  let received = '';
+  const proxy = createFunctionProxy({
+    securityToken: 'token',
+    async workflowEntrypoint(request) {
+      received = await request.text();
+      return new Response();
+    },
+  });
+  await proxy.proxyStep({ id: 'a', queueName: '__wkf_step_a', data, messageId: 'm', attempt: 1 });
+  assert.equal(received, '{}');
 });

@@ -1,6 +1,8 @@
 import { ENDLESS_MS, firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
 
 const RUNS = 5;
+/** Shorter than the pause between two looks at the queue that nobody asked for. */
+const NAP_MS = 2000;
 /** What `close()` gives to running deliveries. */
 const DRAIN_MS = 10_000;
 
@@ -36,6 +38,33 @@ const leaving = (extent, { args, allowed, env }) =>
     ),
   );
 
+/** Runs that sleep, and are looked after by the process that leaves. @param {import('./place.mjs').Extent} extent */
+const leavingSleepers = (extent) =>
+  withServer(({ url }) =>
+    repeatedly(
+      extent,
+      async (place) => {
+        const { database, ended } = place;
+        const leaver = await place.app();
+        const warmUp = await startRuns(leaver, 1, 'sequential', [1]);
+        const staying = await place.app();
+        await ended(warmUp);
+        const runIds = await startRuns(leaver, RUNS, 'naps', [1, NAP_MS]);
+        const due = await place.until(runIds, async () => {
+          const { rows } = await database.pool.query(
+            `SELECT start_after FROM ${database.queueSchema}.job WHERE state = 'created' AND start_after > now()`,
+          );
+          return rows.length === RUNS && Math.max(...rows.map((row) => row.start_after.getTime()));
+        });
+        const gone = leaver.kill('SIGTERM');
+        const begins = await firstBegins(place, runIds, 0, staying);
+        await gone;
+        return Math.max(...begins) - Number(due);
+      },
+      url,
+    ),
+  );
+
 /** @param {import('./place.mjs').Extent} extent @returns {Promise<import('./place.mjs').Figure[]>} */
 export async function handedOver(extent) {
   const goal = { worst: 1000 };
@@ -53,6 +82,13 @@ export async function handedOver(extent) {
       to: 'the last of its steps begins elsewhere',
       goal,
       samples: await leaving(extent, { args: [1, ENDLESS_MS], allowed: DRAIN_MS }),
+    },
+    {
+      what: 'SIGTERM, `close()`: runs that sleep',
+      from: 'the end of a sleep after SIGTERM',
+      to: `each of ${RUNS} runs has begun its next step elsewhere`,
+      goal,
+      samples: await leavingSleepers(extent),
     },
     {
       what: 'SIGTERM, `process.exit()` without `close()`',
