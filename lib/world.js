@@ -27,8 +27,8 @@ const SPEC_VERSION = 3;
 const LEGACY_SPEC_VERSION = 1;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
 const DEPLOYMENT_ID = 'postgres';
-/** What a cancel takes, at most, between the wake that it sends and its event. */
-const CANCEL_SECONDS = 2;
+/** Longer than the event of a cancel may have to wait for PostgreSQL. */
+const LATE_WAKE_SECONDS = 30;
 
 /**
  * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
@@ -108,8 +108,7 @@ export function makeWorld(options, { anonymous, deploymentId }) {
 /**
  * `events.create`, with one thing more: a cancelled run may have a message that waits for the end of
  * its sleep, days ahead. In our own queue a wake pulls it forward, finds the run ended, and the message
- * is gone. It is sent before, and due soon after: whoever dies in between leaves a wake too many, and
- * a queue that takes nothing leaves the run as it was.
+ * is gone. One is sent before, should this process die in between or the queue take nothing after.
  * @param {ReturnType<typeof createStorage>} storage
  * @param {() => { driver: Driver }} use
  * @param {ReturnType<typeof createQueue>} queue
@@ -117,15 +116,23 @@ export function makeWorld(options, { anonymous, deploymentId }) {
  */
 function createEvent(storage, use, queue) {
   return async (runId, event, params) => {
-    if (runId && event?.eventType === 'run_cancelled' && BIND in use().driver) {
+    const wakes = event?.eventType === 'run_cancelled' && BIND in use().driver;
+    if (runId && wakes) {
       // What is wrong with the run, the event will be told.
       const run = await storage.runs.get(runId, { resolveData: 'none' }).catch(() => undefined);
       if (run && !run.completedAt) {
-        const delaySeconds = CANCEL_SECONDS;
-        await queue(`__wkf_workflow_${run.workflowName}`, { runId }, { delaySeconds });
+        await queue(
+          `__wkf_workflow_${run.workflowName}`,
+          { runId },
+          { delaySeconds: LATE_WAKE_SECONDS },
+        );
       }
     }
-    return storage.events.create(runId, event, params);
+    const result = await storage.events.create(runId, event, params);
+    if (wakes && result.event && result.run) {
+      await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
+    }
+    return result;
   };
 }
 

@@ -105,7 +105,8 @@ BEGIN
     END IF;
 
     -- Created here, by its own event or by a first delivery that overtook it (resilient start).
-    IF run.run_id IS NULL AND (types[i] = 'run_created' OR (types[i] = 'run_started' AND names[i] IS NOT NULL)) THEN
+    IF run.run_id IS NULL AND (types[i] = 'run_created'
+                               OR (types[i] = 'run_started' AND names[i] IS NOT NULL AND spec_versions[i] > 1)) THEN
       at := date_trunc('milliseconds', clock_timestamp());
       INSERT INTO :"schema".workflow_runs (run_id, workflow_name, deployment_id, spec_version, execution_context,
                                            job_prefix, created_at, updated_at)
