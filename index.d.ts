@@ -51,7 +51,10 @@ export interface PostgresWorldConfig {
   queueConcurrency?: number;
   /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. Default: 0. */
   streamFlushIntervalMs?: number;
-  /** Part of the SDK's queue names. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none. */
+  /**
+   * Part of the SDK's queue names, and of ours: a namespace has queues of its own, which the setup makes
+   * where it is given the same one. Environment: `WORKFLOW_QUEUE_NAMESPACE`. Default: none.
+   */
   namespace?: string;
   /**
    * Whether SIGTERM and SIGINT close a started World before they end the process: for a worker process

@@ -71,6 +71,8 @@ interface StepRow {
   startedAt: Date | null;
   completedAt: Date | null;
   retryAfter: Date | null;
+  /** Of the process that runs the step's code. */
+  leaseUntil: Date | null;
 }
 
 interface HookRow {

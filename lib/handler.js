@@ -1,4 +1,5 @@
 import { describe, invalid, messageOf, worldError } from './errors.js';
+import { execute } from './executions.js';
 import { decodeBody, parseQueueName } from './messages.js';
 
 const TOKEN_HEADER = 'x-workflow-secret';
@@ -64,7 +65,9 @@ export function createQueueHandlerFactory(authenticate) {
         return refusal(error, sender.malformed);
       }
       try {
-        const result = await sender.execute(delivery, handler);
+        const result = await sender.execute(delivery, (message, meta) =>
+          execute(message, () => handler(message, meta)),
+        );
         return Response.json(
           asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds } : { ok: true },
         );

@@ -77,6 +77,7 @@ function createDriver(options, entrypoint) {
   }
 
   function handBack() {
+    opened?.core.value.handBackSteps(EXIT_MS);
     use().queue.handBack(EXIT_MS);
   }
 

@@ -94,6 +94,12 @@ function createProxy(options, send) {
       if (response.status < 200 || response.status >= 300) {
         throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
       }
+      // Not that of a login page, say: the message would be lost in it.
+      if (!answer.startsWith('{')) {
+        throw new Error(
+          `${response.status}, but not as a World does, in JSON: ${answer.slice(0, LONGEST_EXCERPT)}`,
+        );
+      }
       if (/"timeoutSeconds"/.test(answer)) {
         throw new Error(
           'the app asks for a later delivery, which a World of this package sends by itself: is it the one of WORKFLOW_TARGET_WORLD there?',

@@ -10,7 +10,8 @@ const USAGE = `Usage: workflow-postgres-setup [--schema NAME] [--queue-schema NA
 Creates or updates the tables of @workflow/world-postgres: safe to repeat, and to run from several
 processes at once. Reads .env; the database is WORKFLOW_POSTGRES_URL, or DATABASE_URL, or
 postgres://world:world@localhost:5432/world. Options have environment variables of the same meaning:
-WORKFLOW_POSTGRES_SCHEMA, WORKFLOW_POSTGRES_QUEUE_SCHEMA, WORKFLOW_POSTGRES_JOB_PREFIX.`;
+WORKFLOW_POSTGRES_SCHEMA, WORKFLOW_POSTGRES_QUEUE_SCHEMA, WORKFLOW_POSTGRES_JOB_PREFIX. Where the app
+has WORKFLOW_QUEUE_NAMESPACE set, so must this command.`;
 
 /**
  * The command. Returns its exit code.

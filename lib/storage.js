@@ -1,5 +1,6 @@
 import { call } from './errors.js';
 import { bytesOf, decodeEntity, decodeEvent, decodeWithPayloads, encodeEvent } from './events.js';
+import { appendLeased } from './executions.js';
 import { asking, optionalInteger, optionalString, reading, string } from './input.js';
 
 /** @typedef {import('../native/index.cjs').Core} Core */
@@ -57,7 +58,8 @@ export function createStorage(core) {
       async create(runId, event, params) {
         const all = reading(() => withPayloads(params));
         const request = reading(() => encodeEvent(runId, event, params));
-        return eventResult(request, await ask((core) => core.append(request)), all);
+        const reply = await ask((core) => appendLeased(core, request));
+        return eventResult(request, reply, all);
       },
       /** @param {string} runId @param {string} eventId @param {ReadParams} [params] */
       async get(runId, eventId, params) {

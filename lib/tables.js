@@ -61,6 +61,7 @@ export function tables(
     startedAt: time('started_at'),
     completedAt: time('completed_at'),
     retryAfter: time('retry_after'),
+    leaseUntil: time('lease_until'),
   });
   const hookColumns = () => ({
     runId: text('run_id').notNull(),

@@ -15,6 +15,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, './entrypoints.js'));
   readFileSync(join(__dirname, './errors.js'));
   readFileSync(join(__dirname, './events.js'));
+  readFileSync(join(__dirname, './executions.js'));
   readFileSync(join(__dirname, './exit.js'));
   readFileSync(join(__dirname, './foreign.js'));
   readFileSync(join(__dirname, './handler.js'));

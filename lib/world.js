@@ -27,6 +27,8 @@ const SPEC_VERSION = 3;
 const LEGACY_SPEC_VERSION = 1;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
 const DEPLOYMENT_ID = 'postgres';
+/** Longer than the event of a cancel may have to wait for PostgreSQL. */
+const LATE_WAKE_SECONDS = 30;
 
 /**
  * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
@@ -106,7 +108,7 @@ export function makeWorld(options, { anonymous, deploymentId }) {
 /**
  * `events.create`, with one thing more: a cancelled run may have a message that waits for the end of
  * its sleep, days ahead. In our own queue a wake pulls it forward, finds the run ended, and the message
- * is gone.
+ * is gone. One is sent before, should this process die in between or the queue take nothing after.
  * @param {ReturnType<typeof createStorage>} storage
  * @param {() => { driver: Driver }} use
  * @param {ReturnType<typeof createQueue>} queue
@@ -114,9 +116,20 @@ export function makeWorld(options, { anonymous, deploymentId }) {
  */
 function createEvent(storage, use, queue) {
   return async (runId, event, params) => {
+    const wakes = event?.eventType === 'run_cancelled' && BIND in use().driver;
+    if (runId && wakes) {
+      // What is wrong with the run, the event will be told.
+      const run = await storage.runs.get(runId, { resolveData: 'none' }).catch(() => undefined);
+      if (run && !run.completedAt) {
+        await queue(
+          `__wkf_workflow_${run.workflowName}`,
+          { runId },
+          { delaySeconds: LATE_WAKE_SECONDS },
+        );
+      }
+    }
     const result = await storage.events.create(runId, event, params);
-    if (event.eventType === 'run_cancelled' && result.event && result.run && BIND in use().driver) {
-      // The run is cancelled all the same; the message would only be gone later.
+    if (wakes && result.event && result.run) {
       await queue(`__wkf_workflow_${result.run.workflowName}`, { runId }).catch(() => {});
     }
     return result;
@@ -225,12 +238,16 @@ function createLifecycle(resources, log, announce) {
     await started?.catch(() => {});
     const opened = resources.peek();
     try {
+      // What is still running when the drain ends, others may start then.
+      opened?.core.value.renewSteps(false);
       // Deliveries that drain still report to this World: it is closed only after them.
       await opened?.driver.close?.();
     } finally {
       closed = true;
       withdraw();
       clearInterval(keepAlive);
+      // Other Worlds of this process may go on with the same core.
+      opened?.core.value.renewSteps(true);
       await opened?.core.release();
     }
   }

@@ -78,6 +78,8 @@ CREATE TABLE :"schema".workflow_steps (
   started_at   timestamptz,
   completed_at timestamptz,
   retry_after  timestamptz,
+  -- Of the process that runs the step's code.
+  lease_until  timestamptz,
   PRIMARY KEY (run_id, step_id)
 ) WITH (fillfactor = 80);
 

@@ -96,6 +96,7 @@ pub struct DatabaseConfig {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QueueConfig {
+    /// The namespace included.
     pub job_prefix: String,
     /// Deliveries at the same time, for flows and for steps each.
     pub concurrency: u32,
@@ -216,6 +217,7 @@ impl Config {
                         .as_deref()
                         .or_else(|| env("WORKFLOW_POSTGRES_JOB_PREFIX"))
                         .unwrap_or(DEFAULT_JOB_PREFIX),
+                    namespace,
                 )?,
                 concurrency: number(
                     "WORKFLOW_POSTGRES_WORKER_CONCURRENCY (or queueConcurrency)",
@@ -368,7 +370,8 @@ fn identifier(name: &str, value: &str) -> Result<String> {
     Ok(value.to_owned())
 }
 
-fn job_prefix(value: &str) -> Result<String> {
+/// A namespace has queues of its own: its messages are named for the handlers of one build.
+fn job_prefix(value: &str, namespace: Option<&str>) -> Result<String> {
     let valid = value.len() <= 64
         && value
             .bytes()
@@ -378,7 +381,10 @@ fn job_prefix(value: &str) -> Result<String> {
             "WORKFLOW_POSTGRES_JOB_PREFIX (or jobPrefix) must be at most 64 letters, digits and the characters _ - . /, not {value:?}"
         )));
     }
-    Ok(value.to_owned())
+    Ok(match namespace {
+        Some(namespace) => format!("{value}{namespace}_"),
+        None => value.to_owned(),
+    })
 }
 
 /// Never echoes the URL: it holds a password.

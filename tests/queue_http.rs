@@ -161,8 +161,6 @@ async fn an_answer_with_a_time_reschedules() {
         ("503 Unavailable", "{\"timeoutSeconds\":3}", Some(3.0)),
         ("200 OK", "{\"timeoutSeconds\":-1}", None),
         ("200 OK", "{\"timeoutSeconds\":null}", None),
-        ("204 No Content", "", None),
-        ("200 OK", "not json", None),
     ] {
         let (outcome, _) = outcome(&[&answer(status, body)]).await;
         let expected = seconds
@@ -177,10 +175,17 @@ async fn everything_else_is_a_failure_that_says_what_happened() {
     for (status, body, said) in [
         ("500 Internal Server Error", "\"Error: boom\"", "boom"),
         ("401 Unauthorized", "{}", "401"),
+        // Somebody else's answer: of a login page, say.
+        ("200 OK", "<html>Who are you?</html>", "not as a World does"),
+        ("204 No Content", "", "not as a World does"),
+        ("200 OK", "[]", "not as a World does"),
+        ("502 Bad Gateway", "busy", "busy"),
         ("503 Service Unavailable", "busy", "busy"),
         ("500 Internal Server Error", long.as_str(), "xxx"),
     ] {
-        match outcome(&[&answer(status, body)]).await.0 {
+        // It answers other requests.
+        let answers = [answer(status, body), answer("405 Method Not Allowed", "")];
+        match outcome(&answers.each_ref().map(String::as_str)).await.0 {
             Outcome::Failed { error } => assert!(error.contains(said) && error.len() < 700, "{error}"),
             other => panic!("{status}: {other:?}"),
         }
@@ -220,6 +225,41 @@ async fn a_target_that_is_not_there_takes_no_attempt() {
     let unknown = self::proxy("http://no-such-host.invalid:1");
     assert!(!unknown.ready().await);
     assert!(matches!(unknown.deliver(delivery(Kind::Flow)).await, Outcome::Unreachable { .. }));
+}
+
+#[tokio::test]
+async fn a_gateway_that_answers_for_a_target_that_is_gone_takes_no_attempt() {
+    let unavailable = answer("503 Service Unavailable", "no upstream");
+    let answers =
+        [&unavailable, &unavailable, &unavailable, &answer("401 Unauthorized", ""), &answer("200 OK", "")];
+    let server = Server::answering(&answers.map(String::as_str)).await;
+    let proxy = server.proxy();
+    let outcome = proxy.deliver(delivery(Kind::Step)).await;
+    assert!(
+        matches!(&outcome, Outcome::Unreachable { error } if error.contains("no upstream")),
+        "{outcome:?}"
+    );
+    assert!(!proxy.ready().await);
+    assert!(proxy.ready().await);
+    assert_eq!(proxy.deliver(delivery(Kind::Step)).await, Outcome::Done);
+    let lines = server.seen().iter().map(|request| request.line.clone()).collect::<Vec<_>>();
+    let [step, flow] = ["POST /base/.well-known/workflow/v1/step", "HEAD /base/.well-known/workflow/v1/flow"];
+    assert_eq!(lines, [step, flow, flow, flow, step].map(|line| format!("{line} HTTP/1.1")));
+}
+
+#[tokio::test]
+async fn a_target_that_breaks_off_has_had_an_attempt_and_gets_no_other_before_it_answers() {
+    for broken in ["".to_owned(), answer("502 Bad Gateway", ""), answer("504 Gateway Timeout", "")] {
+        let answers =
+            [&broken, &broken, &broken, &answer("405 Method Not Allowed", ""), &answer("200 OK", "")];
+        let server = Server::answering(&answers.map(String::as_str)).await;
+        let proxy = server.proxy();
+        let first = proxy.deliver(delivery(Kind::Step)).await;
+        assert!(matches!(first, Outcome::Failed { .. }), "{broken}: {first:?}");
+        let second = proxy.deliver(delivery(Kind::Step)).await;
+        assert!(matches!(second, Outcome::Unreachable { .. }), "{broken}: {second:?}");
+        assert_eq!(proxy.deliver(delivery(Kind::Step)).await, Outcome::Done, "{broken}");
+    }
 }
 
 #[tokio::test]

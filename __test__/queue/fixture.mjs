@@ -50,7 +50,7 @@ export function place(t, { url, schema, queueSchema }) {
   /** @param {Record<string, unknown>} options */
   return async (options) => {
     // As `workflow-postgres-setup --job-prefix` does.
-    await setup({ connectionString: url, schema, queueSchema, jobPrefix });
+    await setup({ connectionString: url, schema, queueSchema, jobPrefix, ...options });
     const world = createWorld({
       connectionString: url,
       schema,

@@ -138,6 +138,7 @@ for (const [copy, { orm, core, client }] of Object.entries({ ESM: modules, Commo
           'correlationId',
           'createdAt',
           'occurredAt',
+          'requestId',
           'specVersion',
           'external',
           'data',

@@ -8,7 +8,6 @@ await testScenarios(
   {
     arrange,
     foreignQueue: true,
-    exclusive: false,
     largest,
   },
 );

@@ -14,13 +14,12 @@ import { fixture, repeated } from './fixture.mjs';
  * @param {(startApp: Fixture['app'], database: Fixture['database']) => Promise<App>} options.arrange
  *   starts the processes of the pattern; what it resolves with starts the runs
  * @param {boolean} [options.foreignQueue] messages wait elsewhere than in pg-boss's tables
- * @param {boolean} [options.exclusive] no two processes are handed one step at the same moment
  * @param {number} [options.largest] value in bytes: queues have limits, and a run starts with a message
  *   that holds its arguments
  */
 export async function testScenarios(
   pattern,
-  { arrange, foreignQueue = false, exclusive = true, largest = 1_048_576 },
+  { arrange, foreignQueue = false, largest = 1_048_576 },
 ) {
   const {
     app: startApp,
@@ -53,15 +52,13 @@ export async function testScenarios(
   async function executions(runId, step) {
     const entries = await ledger(runId);
     const begun = entries.filter((entry) => entry.phase === 'begin' && entry.step === step);
-    return exclusive ? begun.length : new Set(begun.map(({ stepId }) => stepId)).size;
+    return begun.length;
   }
 
   /** @param {string} runId */
   async function assertOnce(runId) {
-    if (exclusive) assert.deepEqual(repeated(await ledger(runId)), []);
+    assert.deepEqual(repeated(await ledger(runId)), []);
   }
-
-  const skip = !exclusive && 'processes that are handed one step at the same moment all execute it';
 
   /** @param {string} runId @param {string} type @param {number} [count] */
   const event = (runId, type, count = 1) =>
@@ -81,7 +78,7 @@ export async function testScenarios(
     });
 
     // First, for it takes the longest.
-    test('a stream of 10,000 chunks arrives complete and in order', { skip }, async () => {
+    test('a stream of 10,000 chunks arrives complete and in order', async () => {
       const runId = await start('counting', 10_000);
       const expected = Array.from({ length: 10_000 }, (_, n) => n);
       assert.deepEqual(await app.call('readStream', runId), expected, 'while it is written');
@@ -112,13 +109,13 @@ export async function testScenarios(
       assert.equal(await run('stepwise', 'done'), 'done');
     });
 
-    test('an error is retried until the step succeeds', { skip }, async () => {
+    test('an error is retried until the step succeeds', async () => {
       const runId = await start('retries', 2, 'not yet');
       assert.equal(await outcome(runId), 3);
       assert.equal(await executions(runId, 'flaky'), 3);
     });
 
-    test('a RetryableError is retried not before its time', { skip }, async () => {
+    test('a RetryableError is retried not before its time', async () => {
       const runId = await start('retries', 1, 'not yet', 1500);
       assert.equal(await outcome(runId), 2);
       const [first, second] = (await ledger(runId)).filter(({ phase }) => phase === 'begin');
@@ -131,7 +128,7 @@ export async function testScenarios(
       assert.equal(await executions(runId, 'refuse'), 1);
     });
 
-    test('a step fails when its retries are exhausted', { skip }, async () => {
+    test('a step fails when its retries are exhausted', async () => {
       const runId = await start('exhausted', 'never');
       assert.match((await outcome(runId)).message, /never/);
       assert.equal(await executions(runId, 'hopeless'), 3);
@@ -308,7 +305,7 @@ export async function testScenarios(
       assert.deepEqual(await outcome(runId), { [text]: text });
     });
 
-    test('NUL in the message and the stack of an error', { skip }, async () => {
+    test('NUL in the message and the stack of an error', async () => {
       const message = 'a\u0000b';
       assert.equal(await run('retries', 1, message), 2);
       assert.equal(await run('retries', 1, message, 1), 2);
@@ -321,7 +318,7 @@ export async function testScenarios(
       assert.ok(error.stack.includes(message));
     });
 
-    test('a stream with a name is another stream', { skip }, async () => {
+    test('a stream with a name is another stream', async () => {
       const runId = await start('counting', 10, 'numbers');
       await outcome(runId);
       assert.equal((await app.call('readStream', runId, { namespace: 'numbers' })).length, 10);
@@ -368,7 +365,7 @@ export async function testScenarios(
       assert.deepEqual(await outcome(again), first);
     });
 
-    test('the log of a run reads as the SDK writes it', { skip }, async () => {
+    test('the log of a run reads as the SDK writes it', async () => {
       const runId = await start('sequential', 1);
       await outcome(runId);
       const events = await app.call('events', runId);

@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { createWorld } from '@workflow/world-postgres';
+import { createPgBossFunctionProxyQueue, createWorld } from '@workflow/world-postgres';
 import { setup } from '../../lib/setup.js';
 import { startPostgres } from '../../scripts/support/postgres.mjs';
 import { wiretap } from '../storage/wiretap.mjs';
 import { root } from '../support/app.mjs';
-import { fixture, repeated } from './fixture.mjs';
+import { testDatabase } from '../support/database.mjs';
+import { eventually, fixture, repeated } from './fixture.mjs';
 
 /** @typedef {import('../support/app.mjs').App} App */
 /** @typedef {Awaited<ReturnType<typeof fixture>>} Fixture */
@@ -283,4 +284,46 @@ test('tenants with prefixes of their own in the same schemas share the storage: 
   assert.equal((await other.call('run', run)).status, 'running');
   assert.equal(await app.call('resumeHook', 'invoice', 'ours'), run);
   assert.deepEqual(await app.call('result', run), { payload: 'ours' });
+});
+
+test('namespaces of their own in the same schemas: each takes its own messages alone', async (t) => {
+  const { schema, queueSchema } = await testDatabase(t, { url });
+  const nodes = await Promise.all(
+    ['shop', 'office'].map(async (namespace) => {
+      const options = { connectionString: url, schema, queueSchema, namespace };
+      await setup(options);
+      /** @type {string[]} */
+      const executed = [];
+      /** @type {ReturnType<typeof createWorld>} */
+      const world = createWorld({
+        ...options,
+        securityToken: 'token',
+        queueFactory: () => createPgBossFunctionProxyQueue({ workflowEntrypoint: entrypoint }),
+      });
+      const prefix = /** @type {any} */ (`__${namespace}_wkf_step_`);
+      const entrypoint = world.createQueueHandler(prefix, async (_, { queueName }) => {
+        executed.push(queueName);
+      });
+      t.after(() => world.close());
+      await world.start();
+      return { namespace, world, executed };
+    }),
+  );
+  const names = Array.from({ length: 20 }, (_, n) => `n${n}`);
+  await Promise.all(
+    // As the SDK does it: without the namespace.
+    nodes.flatMap(({ namespace, world }) =>
+      names.map((name) => world.queue(`__wkf_step_of_${namespace}_${name}`, { runId: 'none' })),
+    ),
+  );
+  const executed = () => nodes.flatMap((node) => node.executed);
+  await eventually(() => executed().length >= 2 * names.length, {
+    report: () => JSON.stringify(executed()),
+  });
+  for (const { namespace, executed } of nodes) {
+    assert.deepEqual(
+      executed.sort(),
+      names.map((name) => `__${namespace}_wkf_step_of_${namespace}_${name}`).sort(),
+    );
+  }
 });

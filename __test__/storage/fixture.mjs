@@ -24,7 +24,7 @@ import { describeRun, violations } from '../support/invariants.mjs';
  * each was in a process of its own.
  *
  * @param {TestDatabase} database
- * @param {{ maxPoolSize?: number, connectionString?: string }} [options]
+ * @param {{ maxPoolSize?: number, connectionString?: string, securityToken?: string }} [options]
  * @returns {World}
  */
 export function openWorld(database, options = {}) {

@@ -12,7 +12,8 @@
 --   entity_conflict      exists already, or is in a terminal state
 --   run_not_found, step_not_found, hook_not_found, wait_not_found
 --   run_expired          the run has ended
---   too_early            the step may start again in `entity` (JSON) seconds
+--   too_early            the step may start again in `entity` (JSON) seconds, or another process runs it,
+--                        whose lease ends by then unless it is renewed
 --   precondition_failed  an external event came after the snapshot of the caller
 --   run_not_supported    the run was made for a newer spec version, named by `entity`
 --   legacy_unsupported   the event cannot be appended to a run of spec version 1
@@ -37,6 +38,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   details         text[],     -- JSON of the execution context or of the error
   times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
   webhooks        boolean[],
+  leases          bigint[],   -- ms of the lease that a step_started takes, if it does
   requests        bigint[],   -- the caller's own number of each call
   retries         boolean[],  -- an answer to the same call was lost with its connection
   new_job_prefix  text        -- the queues that serve runs created by this batch
@@ -103,7 +105,8 @@ BEGIN
     END IF;
 
     -- Created here, by its own event or by a first delivery that overtook it (resilient start).
-    IF run.run_id IS NULL AND (types[i] = 'run_created' OR (types[i] = 'run_started' AND names[i] IS NOT NULL)) THEN
+    IF run.run_id IS NULL AND (types[i] = 'run_created'
+                               OR (types[i] = 'run_started' AND names[i] IS NOT NULL AND spec_versions[i] > 1)) THEN
       at := date_trunc('milliseconds', clock_timestamp());
       INSERT INTO :"schema".workflow_runs (run_id, workflow_name, deployment_id, spec_version, execution_context,
                                            job_prefix, created_at, updated_at)
@@ -286,9 +289,16 @@ BEGIN
       ELSIF step.retry_after > at THEN
         out_outcome := 'too_early';
         out_entity := ceil(extract(epoch FROM step.retry_after - at));
+      ELSIF step.status = 'running' AND leases[i] IS NOT NULL AND clock_timestamp() < GREATEST(
+        -- Nobody could have renewed it while PostgreSQL was down.
+        step.lease_until, CASE WHEN step.lease_until IS NOT NULL THEN pg_postmaster_start_time() + leases[i] * interval '1 millisecond' END
+      ) THEN
+        out_outcome := 'too_early';
+        out_entity := GREATEST(1, ceil(extract(epoch FROM step.lease_until - clock_timestamp())));
       ELSE
         UPDATE :"schema".workflow_steps SET
-            status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at
+            status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at,
+            lease_until = clock_timestamp() + leases[i] * interval '1 millisecond'
           WHERE run_id = run.run_id AND step_id = correlation_ids[i] RETURNING * INTO step;
         SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
           WHERE run_id = run.run_id AND slot = step.input_slot;
@@ -303,6 +313,7 @@ BEGIN
           error = CASE WHEN types[i] = 'step_completed' THEN error ELSE details[i] END,
           completed_at = CASE WHEN types[i] <> 'step_retrying' THEN at END,
           retry_after = CASE WHEN types[i] = 'step_retrying' THEN :"schema".from_epoch_ms(times[i]) END,
+          lease_until = NULL,
           updated_at = at
         WHERE run_id = run.run_id AND step_id = correlation_ids[i] AND status IN ('pending', 'running')
         RETURNING * INTO step;

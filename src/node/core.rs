@@ -1,8 +1,10 @@
 use std::sync::Arc;
+use std::time::Duration;
 
-use napi::bindgen_prelude::within_runtime_if_available;
+use napi::bindgen_prelude::{block_on, within_runtime_if_available};
 use napi_derive::napi;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::bytes::Bytes;
 use super::configuration::Configuration;
@@ -43,6 +45,7 @@ pub struct AppendRequest {
     pub detail: Option<String>,
     pub time_ms: Option<i64>,
     pub webhook: Option<bool>,
+    pub lease: Option<bool>,
 }
 
 #[napi(object, object_to_js = false)]
@@ -134,8 +137,30 @@ impl Core {
         to_json(&health).map_err(to_js)
     }
 
+    /// Of a step whose code runs no more, and left no outcome.
+    #[napi]
+    pub async fn release_step(&self, run_id: String, step_id: String) {
+        self.storage.leases.release((run_id, step_id)).await;
+    }
+
+    /// Whether leases of steps are renewed; they are until told otherwise.
+    #[napi(catch_unwind)]
+    pub fn renew_steps(&self, renewing: bool) {
+        within_runtime_if_available(|| self.storage.leases.renewing(renewing));
+    }
+
+    /// For the end of the process: gives the leases of all steps back, and takes no longer than `limitMs`.
+    #[napi(catch_unwind)]
+    pub fn hand_back_steps(&self, limit_ms: u32) {
+        // What is not given back in time expires.
+        let _ = block_on(async {
+            timeout(Duration::from_millis(limit_ms.into()), self.storage.leases.release_all()).await
+        });
+    }
+
     #[napi]
     pub async fn close(&self) {
+        self.storage.leases.release_all().await;
         self.database.close().await;
     }
 
@@ -155,6 +180,7 @@ impl Core {
             detail: request.detail,
             time_ms: request.time_ms,
             webhook: request.webhook,
+            lease: request.lease.unwrap_or(false),
         };
         reply(self.storage.append(append).await)
     }

@@ -2,10 +2,12 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use reqwest::StatusCode;
 use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use tokio::net::TcpStream;
@@ -18,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an app may take for the answer to a mere HEAD.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the 5 s after which Node closes a connection that rests: a request must not meet that.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Finds a peer that is gone without a word while a step runs for hours.
@@ -32,6 +36,9 @@ pub struct HttpProxy {
     base_url: Arc<str>,
     token: HeaderValue,
     probed: bool,
+    /// The app did not answer when it was last asked. Whoever takes connections may be a gateway, and only
+    /// an answer of the app's own says that it is back.
+    gone: Arc<AtomicBool>,
     /// For deliveries of a queue that is not ours.
     foreign: bool,
 }
@@ -69,6 +76,7 @@ impl HttpProxy {
             token: super::token(tokens)?,
             // Behind a proxy, a direct connection says nothing.
             probed: local || !has_system_proxy(),
+            gone: Arc::default(),
             foreign: false,
         })
     }
@@ -96,23 +104,30 @@ impl HttpProxy {
     }
 
     async fn send(&self, delivery: &Delivery) -> reqwest::Result<reqwest::Response> {
-        let route = match delivery.kind {
-            Kind::Flow => "flow",
-            Kind::Step => "step",
-        };
         self.client
-            .post(format!("{}/.well-known/workflow/v1/{route}", self.base_url))
+            .post(self.url(delivery.kind))
             .headers(super::headers(delivery, self.token.clone(), self.foreign))
             .body(delivery.body.clone())
             .send()
             .await
     }
 
+    fn url(&self, kind: Kind) -> String {
+        let route = match kind {
+            Kind::Flow => "flow",
+            Kind::Step => "step",
+        };
+        format!("{}/.well-known/workflow/v1/{route}", self.base_url)
+    }
+
     async fn outcome(self, delivery: Delivery) -> Outcome {
+        if self.gone.load(Ordering::Relaxed) && self.has_gone().await {
+            return Outcome::Unreachable { error: format!("{} does not answer", self.base_url) };
+        }
         let mut response = match self.send(&delivery).await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Outcome::Unreachable { error: describe(&error) },
-            Err(error) => return Outcome::Failed { error: describe(&error) },
+            Err(error) => return self.broken(describe(&error)).await,
         };
         let status = response.status();
         let location = response.headers().get(LOCATION).cloned();
@@ -122,7 +137,7 @@ impl HttpProxy {
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
                 // The handler's answer is what acknowledges; half of one does not.
-                Err(error) => return Outcome::Failed { error: describe(&error) },
+                Err(error) => return self.broken(describe(&error)).await,
             }
             if body.len() > LONGEST_ANSWER {
                 break;
@@ -139,10 +154,41 @@ impl HttpProxy {
                 ),
             };
         }
-        super::outcome(&self.base_url, status.as_u16(), &body)
+        match super::outcome(&self.base_url, status.as_u16(), &body) {
+            Outcome::Failed { error }
+                if status == StatusCode::SERVICE_UNAVAILABLE && self.has_gone().await =>
+            {
+                Outcome::Unreachable { error }
+            }
+            Outcome::Failed { error } if is_of_gateway(status) => self.broken(error).await,
+            outcome => outcome,
+        }
     }
 
-    async fn accepts_connections(self) -> bool {
+    /// A delivery that began and had no end of its own: the app may have died of it. Those to come wait
+    /// until it answers.
+    async fn broken(&self, error: String) -> Outcome {
+        self.has_gone().await;
+        Outcome::Failed { error }
+    }
+
+    /// Whether only a gateway is left of the app.
+    async fn has_gone(&self) -> bool {
+        let gone = !self.answers().await;
+        self.gone.store(gone, Ordering::Relaxed);
+        gone
+    }
+
+    /// Whether the app answers, whatever it says to a request that asks for nothing.
+    async fn answers(&self) -> bool {
+        let request = self.client.head(self.url(Kind::Flow)).timeout(PROBE_TIMEOUT);
+        request.send().await.is_ok_and(|response| !is_of_gateway(response.status()))
+    }
+
+    async fn takes_deliveries(self) -> bool {
+        if self.gone.load(Ordering::Relaxed) {
+            return !self.has_gone().await;
+        }
         if !self.probed {
             return true;
         }
@@ -166,8 +212,13 @@ impl Deliver for HttpProxy {
     }
 
     fn ready(&self) -> BoxFuture<'static, bool> {
-        self.clone().accepts_connections().boxed()
+        self.clone().takes_deliveries().boxed()
     }
+}
+
+/// Bad gateway, service unavailable, gateway timeout.
+fn is_of_gateway(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -42,14 +42,19 @@ struct Answer {
 
 /// What an answer means for its delivery. `from` names who gave it.
 pub fn outcome(from: &str, status: u16, body: &[u8]) -> Outcome {
-    let delay = serde_json::from_slice::<Answer>(body)
-        .ok()
+    let answer = serde_json::from_slice::<Answer>(body).ok();
+    let delay = answer
+        .as_ref()
         .and_then(|answer| answer.timeout_seconds)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match (status, delay) {
         // 503 is how the handlers of custom queues may say it.
         (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
-        (200..300, None) => Outcome::Done,
+        (200..300, None) if answer.is_some() => Outcome::Done,
+        // A login page, or whatever else stands between: the message must not be lost in it.
+        (200..300, None) => Outcome::Failed {
+            error: format!("{from} answered {status}, but not as a World does, in JSON: {}", excerpt(body)),
+        },
         _ => Outcome::Failed { error: format!("{from} answered {status}: {}", excerpt(body)) },
     }
 }

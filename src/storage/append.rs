@@ -16,6 +16,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use tokio::sync::oneshot;
 
+use super::leases::lease_ms;
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
 use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
@@ -50,6 +51,8 @@ pub struct Append {
     /// `resumeAt` of a wait, `retryAfter` of a step.
     pub time_ms: Option<i64>,
     pub webhook: Option<bool>,
+    /// Of a `step_started`: take a lease on the step, and start only where nobody else holds one.
+    pub lease: bool,
 }
 
 /// Events that the SDK may create; `hook_conflict` is the World's own.
@@ -110,7 +113,7 @@ impl Append {
     }
 
     /// What user code has come to.
-    fn is_outcome(&self) -> bool {
+    pub fn is_outcome(&self) -> bool {
         matches!(self.event_type.as_str(), "step_completed" | "step_failed" | "step_retrying")
     }
 
@@ -276,6 +279,7 @@ impl Appender {
             .bind(column(calls, |call| call.detail.clone()))
             .bind(column(calls, |call| call.time_ms))
             .bind(column(calls, |call| call.webhook))
+            .bind(column(calls, |call| call.lease.then(lease_ms)))
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
             .bind(calls.iter().map(|call| call.retried).collect::<Vec<_>>())
             .bind(self.job_prefix.clone());

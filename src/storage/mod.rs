@@ -1,6 +1,7 @@
 //! The SDK's `Storage`: the event log and the entities that are derived from it.
 
 mod append;
+mod leases;
 pub mod reply;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use sqlx::postgres::PgRow;
 
 pub use append::Append;
 use append::{Appender, event_of_row};
+use leases::Leases;
 use reply::{EntityOut, Page, Payloads, Reply, raw};
 
 use crate::database::{Database, Query, Statement};
@@ -70,6 +72,7 @@ impl Pagination {
 }
 
 pub struct Storage {
+    pub leases: Arc<Leases>,
     database: Arc<Database>,
     appender: Arc<Appender>,
     run_get: Statement,
@@ -81,6 +84,7 @@ impl Storage {
     /// `job_prefix` names the queues that serve the runs created here.
     pub fn new(database: Arc<Database>, job_prefix: String) -> Self {
         Self {
+            leases: Leases::new(Arc::clone(&database)),
             appender: Appender::new(Arc::clone(&database), job_prefix),
             run_get: database.render(include_str!("sql/run_get.sql")),
             step_get: database.render(include_str!("sql/step_get.sql")),
@@ -90,7 +94,16 @@ impl Storage {
     }
 
     pub async fn append(&self, append: Append) -> Result<Reply> {
-        self.appender.append(append).await
+        let (lease, ends) = (append.lease, append.is_outcome());
+        let step =
+            (lease || ends).then(|| Some((append.run_id.clone()?, append.correlation_id.clone()?))).flatten();
+        let reply = self.appender.append(append).await;
+        match (step, &reply) {
+            (Some(step), Ok(_)) if lease => self.leases.taken(step),
+            (Some(step), Ok(_) | Err(Error::EntityConflict(_))) if ends => self.leases.ended(&step),
+            _ => {}
+        }
+        reply
     }
 
     pub async fn run(&self, run_id: &str, with_payloads: bool) -> Result<Reply> {

@@ -16,6 +16,7 @@ impl Worker {
     pub async fn close(self: Arc<Self>, limit: Duration) {
         self.state().closing = true;
         self.wake.notify_one();
+        self.spawn(Arc::clone(&self).tell_others());
         if timeout(limit, self.rest()).await.is_err() {
             self.give_back();
             self.wake.notify_one();
@@ -27,10 +28,24 @@ impl Worker {
                 );
             }
         }
+        // Of what was put off meanwhile.
+        Arc::clone(&self).tell_others().await;
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             task.abort();
         }
+    }
+
+    /// What is due soon was announced to nobody, because this worker would have looked in time. Should
+    /// this fail, others find it when they look by themselves.
+    async fn tell_others(self: Arc<Self>) {
+        let (database, queues) = (&self.store.database, &self.store.queues);
+        let announce = database
+            .query(&database.render(include_str!("../sql/announce.sql")))
+            .bind(database.notifications.channels().queue.clone())
+            .bind(queues.flows.clone())
+            .bind(queues.steps.clone());
+        let _ = timeout(GIVE_BACK, database.execute_once(announce)).await;
     }
 
     fn give_back(&self) {

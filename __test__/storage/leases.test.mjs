@@ -1,0 +1,161 @@
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+import { testDatabase } from '../support/database.mjs';
+import {
+  assertLogIsSound,
+  bytes,
+  event,
+  openWorld,
+  pendingStep,
+  refusal,
+  runningRun,
+} from './fixture.mjs';
+
+const TOKEN = 'token-of-the-tests';
+const database = await testDatabase({ after });
+const world = openWorld(database, { securityToken: TOKEN });
+after(() => world.close());
+
+/**
+ * A step, and deliveries of it as the SDK's handler takes them: it starts the step, then executes.
+ *
+ * @param {(() => Promise<Record<string, any> | undefined>)[]} executions of the deliveries, in their order: what each
+ *   comes to, as an event
+ */
+async function step(...executions) {
+  const runId = await runningRun(world);
+  const stepId = await pendingStep(world, runId);
+  let started = 0;
+  const { promise: begun, resolve: begin } = withResolvers();
+  const handler = world.createQueueHandler('__wkf_step_', async () => {
+    const execution = executions[started];
+    await world.events.create(runId, event('step_started', stepId));
+    started += 1;
+    begin(undefined);
+    const outcome = await execution?.();
+    if (outcome) await world.events.create(runId, { ...outcome, correlationId: stepId });
+  });
+  const deliver = async () => {
+    const response = await handler(
+      new Request('http://localhost/.well-known/workflow/v1/step', {
+        method: 'POST',
+        headers: {
+          'x-workflow-secret': TOKEN,
+          'x-vqs-queue-name': '__wkf_step_s',
+          'x-vqs-message-id': 'msg_1',
+          'x-vqs-message-attempt': '1',
+        },
+        body: JSON.stringify({ workflowRunId: runId, stepId }),
+      }),
+    );
+    return { status: response.status, body: await response.json() };
+  };
+  /** @returns {Promise<Date | null>} */
+  const leaseUntil = async () => {
+    const { rows } = await database.pool.query(
+      `SELECT lease_until FROM ${database.schema}.workflow_steps WHERE step_id = $1`,
+      [stepId],
+    );
+    return rows[0].lease_until;
+  };
+  return { runId, stepId, deliver, begun, leaseUntil };
+}
+
+function withResolvers() {
+  let resolve = (/** @type {unknown} */ _value) => {};
+  const promise = new Promise((settle) => {
+    resolve = settle;
+  });
+  return { promise, resolve };
+}
+
+const completed = event('step_completed', undefined, { result: bytes('result') });
+
+test('while a step runs, another delivery of it is told to come back, and executes nothing', async () => {
+  const gate = withResolvers();
+  let executions = 0;
+  const { deliver, begun, leaseUntil } = await step(
+    async () => {
+      executions += 1;
+      await gate.promise;
+      return completed;
+    },
+    async () => {
+      executions += 1;
+      return completed;
+    },
+  );
+  const first = deliver();
+  await begun;
+  const second = await deliver();
+  assert.match(second.body, /TooEarlyError/);
+  gate.resolve(undefined);
+  assert.equal((await first).status, 200);
+  assert.equal(executions, 1);
+  assert.equal(await leaseUntil(), null);
+  await assertLogIsSound(database);
+});
+
+test('the lease lasts as long as the code runs', async () => {
+  const gate = withResolvers();
+  const { deliver, begun, leaseUntil } = await step(async () => {
+    await gate.promise;
+    return completed;
+  });
+  const first = deliver();
+  await begun;
+  const taken = Number(await leaseUntil());
+  while (Number(await leaseUntil()) <= taken) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  gate.resolve(undefined);
+  assert.equal((await first).status, 200);
+});
+
+test('an execution that leaves no outcome leaves no lease: the next delivery executes at once', async () => {
+  const { deliver, leaseUntil } = await step(
+    () => Promise.reject(new Error('no outcome')),
+    async () => completed,
+  );
+  assert.equal((await deliver()).status, 500);
+  assert.equal(await leaseUntil(), null);
+  assert.equal((await deliver()).status, 200);
+});
+
+test('a step that is to be retried can be started at once', async () => {
+  const { deliver, leaseUntil } = await step(
+    async () => event('step_retrying', undefined, { error: 'again' }),
+    async () => completed,
+  );
+  assert.equal((await deliver()).status, 200);
+  assert.equal(await leaseUntil(), null);
+  assert.equal((await deliver()).status, 200);
+});
+
+test('a step whose process died can be started when its lease has ended', async () => {
+  const { runId, stepId, deliver } = await step(async () => completed);
+  const lease = (/** @type {string} */ until) =>
+    database.pool.query(
+      `UPDATE ${database.schema}.workflow_steps SET lease_until = ${until} WHERE step_id = $1`,
+      [stepId],
+    );
+  await world.events.create(runId, event('step_started', stepId));
+  await lease(`now() + interval '5 s'`);
+  assert.match((await deliver()).body, /TooEarlyError/);
+  // The server was started longer ago than a lease lasts.
+  await database.pool.query(
+    `SELECT pg_sleep(GREATEST(0, 6 - extract(epoch FROM now() - pg_postmaster_start_time())))`,
+  );
+  await lease('now()');
+  assert.equal((await deliver()).status, 200);
+});
+
+test('a delivery that is told to come back is told in whole seconds, of which one at least', async () => {
+  const { runId, stepId, deliver, begun } = await step(async () => {
+    const again = await refusal(world.events.create(runId, event('step_started', stepId)));
+    assert.equal(again.name, 'TooEarlyError');
+    assert.ok(Number.isInteger(again.retryAfter) && again.retryAfter >= 1, again.retryAfter);
+    return completed;
+  });
+  assert.equal((await deliver()).status, 200, String(await begun));
+});

@@ -1,0 +1,125 @@
+//! Leases of the steps whose code runs in this process.
+//!
+//! A queue delivers at least once: a queue of the user's to two processes at a time, and ours again
+//! after a proxy between worker and app has broken a delivery off, while the app goes on executing it. So
+//! whoever executes a step holds a lease on its row, taken by the very statement that starts it and
+//! renewed as long as its code runs. Another delivery of the step is told to come back later.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::database::{Database, Statement, URGENT};
+
+/// How long a step stays with a process that gives no sign of life. The queue's own lease outlasts it
+/// (`queue::timing::LEASE`): a step of a killed worker can be started as soon as it is delivered again.
+pub const LEASE: Duration = Duration::from_secs(6);
+/// Most steps have ended by then, and never cost a statement.
+const RENEW: Duration = Duration::from_secs(2);
+
+pub struct Leases {
+    database: Arc<Database>,
+    renew: Statement,
+    release: Statement,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// When each was taken.
+    steps: HashMap<Step, Instant>,
+    renewing: bool,
+    closing: bool,
+}
+
+/// Run and step id.
+pub type Step = (String, String);
+
+impl Leases {
+    pub fn new(database: Arc<Database>) -> Arc<Self> {
+        Arc::new(Self {
+            renew: database.render(include_str!("sql/renew_leases.sql")),
+            release: database.render(include_str!("sql/release_leases.sql")),
+            held: Mutex::default(),
+            database,
+        })
+    }
+
+    pub fn taken(self: &Arc<Self>, step: Step) {
+        let mut held = self.held();
+        held.steps.insert(step, Instant::now());
+        self.start(&mut held);
+    }
+
+    fn start(self: &Arc<Self>, held: &mut Held) {
+        if !held.renewing && !held.closing && !held.steps.is_empty() {
+            held.renewing = true;
+            tokio::spawn(Arc::clone(self).renew());
+        }
+    }
+
+    /// The step has ended, and its lease with it.
+    pub fn ended(&self, step: &Step) {
+        self.held().steps.remove(step);
+    }
+
+    /// Its code runs no more, and left no outcome: another delivery may start it at once.
+    pub async fn release(&self, step: Step) {
+        if self.held().steps.remove(&step).is_some() {
+            self.write(&self.release, vec![step]).await;
+        }
+    }
+
+    /// Nothing is renewed while a World closes: whoever is handed what does not come to its end need not
+    /// wait for it.
+    pub fn renewing(self: &Arc<Self>, renewing: bool) {
+        let mut held = self.held();
+        held.closing = !renewing;
+        self.start(&mut held);
+    }
+
+    pub async fn release_all(&self) {
+        let steps: Vec<Step> = self.held().steps.drain().map(|(step, _)| step).collect();
+        if !steps.is_empty() {
+            self.write(&self.release, steps).await;
+        }
+    }
+
+    async fn renew(self: Arc<Self>) {
+        loop {
+            sleep(RENEW).await;
+            let steps: Vec<Step> = {
+                let mut held = self.held();
+                if held.steps.is_empty() || held.closing {
+                    held.renewing = false;
+                    return;
+                }
+                held.steps
+                    .iter()
+                    .filter(|(_, at)| at.elapsed() >= RENEW)
+                    .map(|(step, _)| step.clone())
+                    .collect()
+            };
+            if !steps.is_empty() {
+                self.write(&self.renew, steps).await;
+            }
+        }
+    }
+
+    /// What fails is made up for by the next renewal, or by the end of the lease.
+    async fn write(&self, statement: &Statement, steps: Vec<Step>) {
+        let (run_ids, step_ids): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+        let query = self.database.query(statement).bind(run_ids).bind(step_ids).bind(lease_ms());
+        let _ = self.database.fetch_all_once_within(query, URGENT).await;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub fn lease_ms() -> i64 {
+    i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX)
+}
