@@ -214,6 +214,30 @@ describe('an event is stored as it was sent, or refused without a trace', () => 
     });
   }
 
+  test('runs.create', async () => {
+    const { create } = /** @type {any} */ (world).runs;
+    const newRun = () => ({
+      runId: `wrun_${ulid()}`,
+      deploymentId: 'dpl',
+      workflowName: 'w',
+      input: bytes('input'),
+      executionContext: { a: 1 },
+    });
+    await create(newRun());
+    await forAll(40, changes, async (hostile) => {
+      const args = /** @type {any[]} */ (changed([newRun()], hostile));
+      const before = await rowVersions(database);
+      const outcome = await attempt(() => create(...args));
+      if ('refusal' in outcome) {
+        assert.deepEqual(await rowVersions(database), before, 'half a write');
+        return;
+      }
+      const run = await world.runs.get(outcome.answer.runId);
+      assert.equal(run.workflowName, args[0].workflowName);
+      assertSame({ input: args[0].input }, { input: run.input });
+    });
+  });
+
   test('and its neighbours in the same statement do not notice', async () => {
     const kinds = Object.keys(events);
     const batch = fc.array(fc.record({ kind: fc.constantFrom(...kinds), hostile: changes }), {
