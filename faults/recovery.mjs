@@ -1,7 +1,7 @@
 // How long recoveries take, each measured many times at default settings.
 //
 //   npm run recovery -- [--only target,killed,handed-over,listening,database] [--repetitions 20]
-//     [--at-once 4] [--outage 600]
+//     [--at-once 2] [--outage 600]
 import { mkdir, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -26,7 +26,7 @@ const { values: options } = parseArgs({
   options: {
     only: { type: 'string', default: Object.keys(measurements).join(',') },
     repetitions: { type: 'string', default: '20' },
-    'at-once': { type: 'string', default: '4' },
+    'at-once': { type: 'string', default: '2' },
     outage: { type: 'string', default: '600' },
   },
 });
