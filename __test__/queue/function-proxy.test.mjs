@@ -65,7 +65,7 @@ describe('a function', () => {
     const server = createServer(async (request, response) => {
       const body = await buffer(request);
       overHttp.push(seen(request, new Headers(/** @type {any} */ (request.headers)), body));
-      response.writeHead(failingFirst(overHttp)).end();
+      response.writeHead(failingFirst(overHttp)).end('{}');
     }).listen(0, '127.0.0.1');
     t.after(() => server.close());
     await once(server, 'listening');
@@ -76,7 +76,7 @@ describe('a function', () => {
     const entrypoint = async (/** @type {Request} */ request) => {
       const body = new Uint8Array(await request.arrayBuffer());
       inProcess.push(seen(request, request.headers, body));
-      return new Response(null, { status: failingFirst(inProcess) });
+      return new Response('{}', { status: failingFirst(inProcess) });
     };
 
     for (const queueFactory of [
