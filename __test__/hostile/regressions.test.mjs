@@ -178,7 +178,7 @@ test('a message in memory of any kind is delivered to a function', async () => {
     securityToken: 'token',
     async workflowEntrypoint(request) {
       received = await request.text();
-      return new Response();
+      return Response.json({ ok: true });
     },
   });
   const message = { id: 'a', queueName: '__wkf_step_a', messageId: 'm', attempt: 1 };

