@@ -1,6 +1,7 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
 import { call, callSync, worldError } from './errors.js';
+import { encodeEvent } from './events.js';
 import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
@@ -116,7 +117,11 @@ export function makeWorld(options, { anonymous, deploymentId }) {
  */
 function createEvent(storage, use, queue) {
   return async (runId, event, params) => {
-    const wakes = event?.eventType === 'run_cancelled' && BIND in use().driver;
+    const cancels = reading(
+      // For what cannot be appended, nothing is sent.
+      () => event?.eventType === 'run_cancelled' && encodeEvent(runId, event, params) !== undefined,
+    );
+    const wakes = cancels && BIND in use().driver;
     if (runId && wakes) {
       // What is wrong with the run, the event will be told.
       const run = await storage.runs.get(runId, { resolveData: 'none' }).catch(() => undefined);
