@@ -113,7 +113,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   const over = runs.filter(({ runId }) => !left.includes(runId));
   const answers = async () => [
     ...(await checks.results(cast.client, over)),
-    ...(await checks.streams(cast.client, over, entries)),
+    ...(await checks.streams(cast.client, over, entries, windows)),
   ];
   const silence = sleep(ANSWERS_MS, ['results and streams cannot be read'], { ref: false });
   violations.push(...(await Promise.race([answers(), silence])));

@@ -191,7 +191,6 @@ export const injections = {
   'http-cut': {
     on: 'http',
     roles: ['worker'],
-    repeats: ['worker'],
     inject: async ({ cast }) => cast.http.cut(),
   },
 };

@@ -67,6 +67,23 @@ function excuse({ begin, end }, next, windows) {
   )?.kind;
 }
 
+/**
+ * Whether what a step had under way to the database when it ended may have met a fault. The SDK stores
+ * the outcome of a step without waiting for the chunks that it wrote.
+ *
+ * @param {History} history
+ * @param {Window[]} windows
+ */
+export function mayHaveLost({ executions }, windows) {
+  return executions.some(({ begin, end }) => {
+    const until = settledBy((end ?? begin).moment, windows);
+    return windows.some(
+      ({ pids, database, from, to }) =>
+        (database || pids.includes(begin.pid)) && from <= until && to >= begin.moment,
+    );
+  });
+}
+
 /** Until when an outcome may have been under way: longer while the database had trouble. @param {number} ended @param {Window[]} windows */
 function settledBy(ended, windows) {
   let until = ended + SETTLING_MS;

@@ -94,10 +94,10 @@ export function player({ client, runs, signal, tokens }) {
         ),
       ),
 
-    /** Reads along; goes on where a reader failed. @param {Run} run @param {number} chunks */
-    async follow(run, chunks) {
+    /** Reads along; goes on where a reader failed. @param {Run} run @param {number[][]} parts */
+    async follow(run, parts) {
       const live = /** @type {unknown[]} */ ([]);
-      run.stream = { chunks, live };
+      run.stream = { parts, live };
       await insist(async () => {
         const { values, error } = await client.call('followStream', run.runId, live.length);
         live.push(...values);

@@ -8,7 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
  * @property {string} runId
  * @property {number} since when it was accepted
  * @property {(outcome: Outcome) => boolean} accepts
- * @property {{ chunks: number, live: unknown[] }} [stream]
+ * @property {{ parts: number[][], live: unknown[] }} [stream] what each step writes, and what a reader saw
  */
 /** @typedef {import('./random.mjs').Random} Random */
 /** @typedef {(player: Player, random: Random) => Promise<void>} Kind */
@@ -145,10 +145,12 @@ export const kinds = {
   },
 
   async stream({ start, follow }) {
-    await follow(await start('stream', 'ticking', [20], exactly(20)), 20);
+    const parts = Array.from({ length: 20 }, (_, n) => [n]);
+    await follow(await start('stream', 'ticking', [20], exactly(20)), parts);
   },
   async 'large stream'({ start, follow }) {
-    await follow(await start('large stream', 'counting', [300], exactly(300)), 300);
+    const parts = [0, 150].map((first) => Array.from({ length: 150 }, (_, n) => first + n));
+    await follow(await start('large stream', 'counting', [300], exactly(300)), parts);
   },
 };
 

@@ -37,23 +37,62 @@ test('a run must end with its result', async () => {
   assert.match(failed.join(), /"error":"RangeError"/);
 });
 
+/**
+ * Two steps that write: 0 and 1, then 2 and 3.
+ *
+ * @type {import('../../faults/ledger.mjs').Entry[]}
+ */
+const writes = ['step_1', 'step_2'].flatMap((stepId, n) =>
+  /** @type {const} */ (['begin', 'end']).map((phase) => ({
+    phase,
+    runId: 'wrun_1',
+    stepId,
+    step: 'write',
+    attempt: 1,
+    pid: 10,
+    at: n,
+    moment: n,
+  })),
+);
+const parts = [
+  [0, 1],
+  [2, 3],
+];
+/** @param {number[]} stored @param {number[]} live @param {import('../../faults/ledger.mjs').Window[]} [windows] */
+const readings = (stored, live, windows = []) =>
+  streams(
+    client({ readStream: () => stored }),
+    [run({ stream: { parts, live } })],
+    writes,
+    windows,
+  );
+
 for (const [what, stored, live] of /** @type {[string, number[], number[]][]} */ ([
-  ['a chunk is missing', [0, 2], [0, 2]],
-  ['a chunk came twice', [0, 1, 1, 2], [0, 1, 1, 2]],
-  ['chunks changed places', [1, 0, 2], [1, 0, 2]],
-  ['a reader missed a chunk', [0, 1, 2], [0, 2]],
+  ['a chunk is missing', [0, 2, 3], [0, 2, 3]],
+  ['a chunk came twice', [0, 1, 1, 2, 3], [0, 1, 1, 2, 3]],
+  ['chunks of a step changed places', [1, 0, 2, 3], [1, 0, 2, 3]],
+  ['somebody else wrote', [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]],
+  ['a reader missed a chunk', [0, 1, 2, 3], [0, 2, 3]],
 ])) {
   test(`a stream is not right where ${what}`, async () => {
-    const reader = client({ readStream: () => stored });
-    const found = await streams(reader, [run({ stream: { chunks: 3, live } })], []);
+    const found = await readings(stored, live);
     assert.equal(found.length, 1, found.join());
   });
 }
 
-test('a stream is right where each chunk came once, in order', async () => {
-  const reader = client({ readStream: () => [0, 1, 2] });
-  const whole = run({ stream: { chunks: 3, live: [0, 1, 2] } });
-  assert.deepEqual(await streams(reader, [whole], []), []);
+test('a stream is right where each chunk came once, in the order of its step', async () => {
+  for (const chunks of [
+    [0, 1, 2, 3],
+    [0, 2, 1, 3],
+  ]) {
+    assert.deepEqual(await readings(chunks, chunks), []);
+  }
+});
+
+test('a chunk may be lost with the process that had it in hand, but comes only once', async () => {
+  const kill = [{ kind: 'kill', from: 0, to: 1, pids: [10] }];
+  assert.deepEqual(await readings([0, 2, 3], [0, 2, 3], kill), []);
+  assert.equal((await readings([0, 0, 2, 3], [0, 0, 2, 3], kill)).length, 1);
 });
 
 test('a process that keeps what it does not need is found', () => {
