@@ -520,6 +520,21 @@ async fn a_message_that_failed_becomes_one_with_the_wake_that_came_meanwhile() {
     assert_eq!((seen[1].attempt, &seen[1].message_id), (2, &input.message_id));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_between_failures_counts_its_attempts_anew() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::answering(failed());
+    process.start(&target).await;
+    for n in 1..=5 {
+        process.push(flow("wrun_1")).await;
+        target.until(n).await;
+        place.until("the failure waits", "SELECT count(*) = 1 FROM :jobs WHERE start_after > now()").await;
+    }
+    let attempts: Vec<u32> = target.until(5).await.iter().map(|delivery| delivery.attempt).collect();
+    assert_eq!(attempts[..5], [1; 5]);
+}
+
 /// Wakes, failures, reschedules and drains of a few runs, by two processes, all at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_delivered_by_one_at_a_time_and_after_each_wake() {

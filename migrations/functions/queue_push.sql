@@ -115,14 +115,18 @@ BEGIN
         out_message_id := COALESCE(other.data ->> 'messageId', other.id::text);
         out_waits := other.start_after > due;
         EXIT WHEN NOT out_waits;
-        UPDATE :"queue_schema".job j SET start_after = LEAST(j.start_after, due), created_on = LEAST(j.created_on, due)
+        -- A message of its own, were it not for the one that waits: its attempts count anew. Else wakes that come
+        -- between failures would count them up without a pause, until the pause after one is of minutes.
+        UPDATE :"queue_schema".job j
+          SET start_after = LEAST(j.start_after, due), created_on = LEAST(j.created_on, due), retry_count = 0, started_on = NULL
           WHERE j.name = flows AND j.id = other.id AND j.state = 'created';
         EXIT WHEN FOUND;
         out_message_id := message_ids[i];
 
       ELSIF NOT :"schema".queue_is_special(other.data) THEN
         UPDATE :"queue_schema".job j
-          SET data = datas[i]::jsonb, start_after = LEAST(j.start_after, due), created_on = LEAST(j.created_on, due)
+          SET data = datas[i]::jsonb, start_after = LEAST(j.start_after, due), created_on = LEAST(j.created_on, due),
+              retry_count = 0, started_on = NULL
           WHERE j.name = flows AND j.id = other.id AND j.state = 'created' AND NOT :"schema".queue_is_special(j.data);
         out_waits := true;
         EXIT WHEN FOUND;
