@@ -20,10 +20,11 @@
 -- `entity` is the entity after the event. Rows of outcome 'log' are the whole log of a run that
 -- run_started returns. step_started returns the step's input as `payload` and `data`.
 --
--- The commit waits for the disk only where somebody could act on what it says: run_started and
--- step_created do not. A crash of the server loses the end of its WAL, never the middle; a lost event of
--- these was not followed by any user code, nor by the acknowledgement of the delivery that made it,
--- and so that delivery comes again and makes the same event again.
+-- The commit waits for the disk where somebody could act on what it says, and step_created does not. A
+-- crash of the server loses the end of its WAL, never the middle; a lost step_created was not followed by
+-- the step's code, and its run's next replay makes it again, wherever in the log. run_started has to be on the
+-- disk: the delivery that made it may outlive the crash, and no replay reads what it appends then, before
+-- the run_started of the next delivery.
 CREATE OR REPLACE FUNCTION :"schema".append_events(
   run_ids         text[],
   types           text[],
@@ -393,7 +394,7 @@ BEGIN
     END CASE;
 
     IF out_outcome = 'appended' THEN
-      durable := durable OR out_type NOT IN ('run_started', 'step_created');
+      durable := durable OR out_type <> 'step_created';
       last_slot := last_slot + 1;
       last_at := at;
       out_slot := last_slot;
