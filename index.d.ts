@@ -176,9 +176,8 @@ export interface MessageData {
  * pushes a fresh message with `delaySeconds` into its own driver. A driver that ignores `delaySeconds`,
  * or caps it, breaks nothing: what it delivers too early is held for up to a second and pushed again.
  *
- * Messages of one `idempotencyKey` should not live side by side. A driver that lets them costs work:
- * within a process simultaneous deliveries of a step share one execution, between processes a step may
- * run twice at the same time.
+ * Messages of one `idempotencyKey` should not live side by side. A driver that lets them costs messages,
+ * not executions: a step that runs is leased, and what delivers it meanwhile is told to come back.
  */
 export interface QueueDriver {
   /**
