@@ -5,6 +5,8 @@ import { httpRelay } from '../http-relay.mjs';
 import { firstBegins, inTurns, scoped, startRuns, withServer } from './place.mjs';
 
 const RUNS = 5;
+/** Shorter than the outage, and long enough for a slow machine to see that all sleep. */
+const NAP_MS = 20_000;
 
 /**
  * How a target is down: nobody listens, or a gateway in front of it says so.
@@ -44,7 +46,9 @@ async function subject(scope, url) {
 
 /** @param {{ database: import('../../__test__/support/database.mjs').TestDatabase }} place */
 async function jobs({ database: { pool, queueSchema } }) {
-  const { rows } = await pool.query(`SELECT state::text, retry_count FROM ${queueSchema}.job`);
+  const { rows } = await pool.query(
+    `SELECT group_id AS run, name, state::text, retry_count, start_after, output FROM ${queueSchema}.job`,
+  );
   return rows;
 }
 
@@ -64,11 +68,12 @@ export async function targetBack({ repetitions, atOnce, outageSeconds }, onDown)
       const runs = await Promise.all(
         places.map(async (place) => {
           const { app, until, ledger, manner, target } = place;
-          const runIds = await startRuns(app, RUNS, 'naps', [2, 3000]);
+          const runIds = await startRuns(app, RUNS, 'naps', [2, NAP_MS]);
           await until(runIds, async () => (await ledger()).length === 2 * RUNS);
-          await until(runIds, async () =>
-            (await jobs(place)).every(({ state }) => state === 'created'),
-          );
+          await until(runIds, async () => {
+            const asleep = (await jobs(place)).filter(({ state }) => state === 'created');
+            return asleep.length === RUNS;
+          });
           manner.down(target);
           return runIds;
         }),
@@ -81,12 +86,17 @@ export async function targetBack({ repetitions, atOnce, outageSeconds }, onDown)
       await sleep(outageSeconds * 500);
       for (const [n, place] of places.entries()) {
         const waiting = await jobs(place);
-        assert.equal(waiting.length, 2 * RUNS, place.app.logs());
-        assert.ok(
-          waiting.every(({ state, retry_count }) => state !== 'failed' && retry_count === 0),
-          `${place.manner.what}: an attempt was spent\n${JSON.stringify(waiting)}\n${place.app.logs()}`,
+        const report = `${place.manner.what}\n${JSON.stringify(waiting, null, 1)}\n${place.app.logs()}`;
+        assert.deepEqual(
+          waiting.map(({ run }) => run).sort(),
+          [...runs[n], ...later[n]].sort(),
+          `each run has a message: ${report}`,
         );
-        assert.equal((await place.ledger()).length, 2 * RUNS, `${runs[n]}`);
+        assert.ok(
+          waiting.every(({ state, retry_count }) => state === 'created' && retry_count === 0),
+          `no attempt was spent: ${report}`,
+        );
+        assert.equal((await place.ledger()).length, 2 * RUNS, report);
       }
       return inTurns(places.length, 1, async (n) => {
         const { manner, target, app, check, ended, ledger } = places[n];
