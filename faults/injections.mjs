@@ -12,6 +12,8 @@ import { canSkewClocks } from './cast.mjs';
  * @typedef {object} Injection
  * @property {readonly Role[]} [roles] at which it can be aimed
  * @property {readonly Role[]} [repeats]
+ * @property {boolean} [drains] the process may end its steps, and repeats them only where it could not report
+ *   them in time
  * @property {'process' | 'line' | 'server' | 'sql' | 'http'} on
  * @property {(random: Random) => Record<string, any>} [draw] what else is left to chance
  * @property {(stage: Stage, role: Role, drawn: any, over: () => void) => Promise<unknown>} inject
@@ -70,6 +72,8 @@ export const injections = {
   stop: {
     on: 'process',
     roles: processes,
+    repeats: processes,
+    drains: true,
     inject: ({ cast }, role) => cast.replace(role, 'SIGTERM'),
   },
   zombie: {
@@ -87,6 +91,8 @@ export const injections = {
     clock: {
       on: 'process',
       roles: processes,
+      repeats: processes,
+      drains: true,
       draw: (random) => ({ seconds: random.one([-20, -3, 3, 20]) }),
       inject: ({ cast }, role, { seconds }) => cast.replace(role, 'SIGTERM', { clock: seconds }),
     },

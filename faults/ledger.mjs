@@ -1,15 +1,17 @@
 /** @typedef {import('../__test__/sdk/fixture.mjs').Entry} Entry */
 /**
  * What befell processes, on the clock of `moment()`. `pids`: those whose steps in flight may run again
- * for it; none for a fault that repeats nothing.
+ * for it; none for a fault that repeats nothing. `drains`: only if the database was in trouble meanwhile.
  *
- * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean }} Window
+ * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean, drains?: boolean }} Window
  */
 /** @typedef {{ begin: Entry, end: Entry | undefined }} Execution */
 /** @typedef {{ stepId: string, step: string, runId: string, executions: Execution[] }} History */
 
 /** How long the outcome of a step may be under way to the database while nothing is wrong with it. */
 const SETTLING_MS = 5000;
+/** How long a process that is told to end lets its steps end. */
+const DRAIN_MS = 10_000;
 
 /** @param {Entry[]} entries @returns {History[]} */
 export function histories(entries) {
@@ -63,8 +65,19 @@ function excuse({ begin, end }, next, windows) {
   const settled = end ? settledBy(end.moment, windows) : Number.POSITIVE_INFINITY;
   const until = Math.min(settled, next.begin.moment);
   return windows.find(
-    ({ pids, from, to }) => pids.includes(begin.pid) && from <= until && to >= begin.moment,
+    (window) =>
+      window.pids.includes(begin.pid) &&
+      window.from <= until &&
+      window.to >= begin.moment &&
+      (!window.drains || isCutShort(window, windows)),
   )?.kind;
+}
+
+/** Whether a process that was told to end may have been unable to report its steps. @param {Window} window @param {Window[]} windows */
+function isCutShort({ from: told }, windows) {
+  return windows.some(
+    ({ database, from, to }) => database && from <= told + DRAIN_MS && to >= told,
+  );
 }
 
 /**

@@ -66,7 +66,7 @@ export async function inject(stage, faults, { ms, tell, windows }) {
  * @param {{ tell: (line: string) => void, windows: Window[] }} options
  */
 async function strike(stage, { kind, role, drawn }, { tell, windows }) {
-  const { repeats, inject } = injections[kind];
+  const { repeats, drains, inject } = injections[kind];
   tell(
     [kind, role, ...Object.entries(drawn).flat()].filter((word) => word !== undefined).join(' '),
   );
@@ -78,6 +78,7 @@ async function strike(stage, { kind, role, drawn }, { tell, windows }) {
     to: Number.POSITIVE_INFINITY,
     pids: executors(),
     database: troublesDatabase(kind),
+    drains,
   };
   windows.push(window);
   const over = () => {

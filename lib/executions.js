@@ -1,3 +1,5 @@
+import { worldError } from './errors.js';
+
 /**
  * The steps that deliveries to this process are executing. One World may receive the deliveries and
  * another store the events, in an app where this package is loaded twice: hence on `globalThis`.
@@ -59,7 +61,18 @@ export async function appendLeased(core, request) {
   const execution = executions().get(keyOf(runId, correlationId));
   const starts = eventType === 'step_started';
   if (!execution || !(starts || OUTCOMES.has(eventType))) return core.append(request);
+  const asked = performance.now();
   const reply = await core.append(starts ? { ...request, lease: true } : request);
+  if (starts && performance.now() - asked >= core.stepLeaseMs) {
+    // This process was stopped, or cut off: by now another one may execute the step.
+    core.forgetStep(runId, correlationId);
+    throw worldError({
+      name: 'TooEarlyError',
+      status: 425,
+      retryAfter: 1,
+      message: `Cannot start step "${correlationId}": the answer took longer than the lease on it`,
+    });
+  }
   execution.release = starts ? () => core.releaseStep(runId, correlationId) : undefined;
   return reply;
 }

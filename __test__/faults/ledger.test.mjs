@@ -85,3 +85,15 @@ test('each execution above one needs a reason of its own', () => {
   assert.equal(excused.length, 1);
   assert.equal(unexcused.length, 1);
 });
+
+test('a step of a process that was told to end may run again where it could not be reported', () => {
+  const told = window({ kind: 'stop', drains: true, to: 30_000 });
+  const outage = window({ kind: 'outage', pids: [], database: true, from: 3000, to: 20_000 });
+  assert.equal(judge([...first, ...again], [told]).unexcused.length, 1);
+  const { excused, unexcused } = judge([...first, ...again], [told, outage]);
+  assert.deepEqual(unexcused, []);
+  assert.deepEqual(
+    excused.map(({ reason }) => reason),
+    ['stop'],
+  );
+});

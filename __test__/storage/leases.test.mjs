@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { testDatabase } from '../support/database.mjs';
+import { relay } from '../support/relay.mjs';
 import {
   assertLogIsSound,
   bytes,
@@ -11,6 +12,8 @@ import {
   runningRun,
 } from './fixture.mjs';
 
+/** @typedef {() => Promise<Record<string, any> | undefined>} Execution */
+
 const TOKEN = 'token-of-the-tests';
 const database = await testDatabase({ after });
 const world = openWorld(database, { securityToken: TOKEN });
@@ -19,21 +22,22 @@ after(() => world.close());
 /**
  * A step, and deliveries of it as the SDK's handler takes them: it starts the step, then executes.
  *
- * @param {(() => Promise<Record<string, any> | undefined>)[]} executions of the deliveries, in their order: what each
- *   comes to, as an event
+ * @param {object} options
+ * @param {import('./fixture.mjs').World} [options.through] executes it
+ * @param {Execution[]} options.executions of the deliveries, in their order: what each comes to, as an event
  */
-async function step(...executions) {
+async function stepOf({ through = world, executions }) {
   const runId = await runningRun(world);
   const stepId = await pendingStep(world, runId);
   let started = 0;
   const { promise: begun, resolve: begin } = withResolvers();
   const handler = world.createQueueHandler('__wkf_step_', async () => {
     const execution = executions[started];
-    await world.events.create(runId, event('step_started', stepId));
+    await through.events.create(runId, event('step_started', stepId));
     started += 1;
     begin(undefined);
     const outcome = await execution?.();
-    if (outcome) await world.events.create(runId, { ...outcome, correlationId: stepId });
+    if (outcome) await through.events.create(runId, { ...outcome, correlationId: stepId });
   });
   const deliver = async () => {
     const response = await handler(
@@ -60,6 +64,9 @@ async function step(...executions) {
   };
   return { runId, stepId, deliver, begun, leaseUntil };
 }
+
+/** @param {Execution[]} executions */
+const step = (...executions) => stepOf({ executions });
 
 function withResolvers() {
   let resolve = (/** @type {unknown} */ _value) => {};
@@ -158,4 +165,19 @@ test('a delivery that is told to come back is told in whole seconds, of which on
     return completed;
   });
   assert.equal((await deliver()).status, 200, String(await begun));
+});
+
+test('a start whose answer took longer than the lease executes nothing', async (t) => {
+  const line = await relay(t, database.url);
+  const far = openWorld(database, { connectionString: line.url, maxPoolSize: 1 });
+  t.after(() => far.close());
+  const { deliver } = await stepOf({
+    through: far,
+    executions: [async () => assert.fail('the lease is over')],
+  });
+  // A connection that is at hand, and knows the statement, needs no other exchange.
+  await runningRun(far);
+  line.delay(3200);
+  const answer = await deliver();
+  assert.match(answer.body, /TooEarlyError.*longer than the lease/);
 });

@@ -16,7 +16,7 @@ use crate::database::{Database, migrations, queue_schema};
 use crate::error::Result;
 use crate::queue::{Level, Log, pgboss};
 use crate::storage::reply::{Payloads, Reply, to_json};
-use crate::storage::{Append, Pagination, Storage};
+use crate::storage::{Append, LEASE, Pagination, Storage};
 use crate::streams::{ChunkPage, Streams};
 
 /// The storage and streams of one database, schema and job prefix.
@@ -141,6 +141,18 @@ impl Core {
     #[napi]
     pub async fn release_step(&self, run_id: String, step_id: String) {
         self.storage.leases.release((run_id, step_id)).await;
+    }
+
+    /// Of a step whose lease was over before its code could run.
+    #[napi(catch_unwind)]
+    pub fn forget_step(&self, run_id: String, step_id: String) {
+        self.storage.leases.ended(&(run_id, step_id));
+    }
+
+    /// How long a step stays with a process that gives no sign of life.
+    #[napi(getter)]
+    pub fn step_lease_ms(&self) -> u32 {
+        u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// Whether leases of steps are renewed; they are until told otherwise.

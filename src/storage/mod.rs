@@ -11,6 +11,7 @@ use sqlx::postgres::PgRow;
 
 pub use append::Append;
 use append::{Appender, event_of_row};
+pub use leases::LEASE;
 use leases::Leases;
 use reply::{EntityOut, Page, Payloads, Reply, raw};
 
