@@ -9,8 +9,9 @@ import { createServer, request } from 'node:http';
  *
  * @param {{ after: (cleanup: () => Promise<void>) => void }} t
  * @param {() => string} target URL of the web process, which may change
+ * @param {{ port?: number }} [options] `port`: where nobody else turns up while it refuses connections
  */
-export async function httpRelay(t, target) {
+export async function httpRelay(t, target, { port: wanted = 0 } = {}) {
   /** @type {Manner} */
   let manner = 'pass';
   /** @type {Set<import('node:net').Socket>} */
@@ -50,7 +51,7 @@ export async function httpRelay(t, target) {
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
   };
-  await listen(0);
+  await listen(wanted);
   const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
   t.after(async () => {
     server.close();

@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fixture, repeated } from '../../__test__/sdk/fixture.mjs';
+import { freePort } from '../../scripts/support/postgres.mjs';
 import { httpRelay } from '../http-relay.mjs';
 import { firstBegins, inTurns, scoped, startRuns, withServer } from './place.mjs';
 
 const RUNS = 5;
 /** Shorter than the outage, and long enough for a slow machine to see that all sleep. */
 const NAP_MS = 20_000;
+/** Below those that systems give to whoever asks for any port: ours are free for minutes. */
+const FIRST_PORT = 20_000;
 
 /**
  * How a target is down: nobody listens, or a gateway in front of it says so.
@@ -30,15 +33,16 @@ const manners = [
 ];
 
 /**
- * Workers that each deliver to a target of their own.
+ * A worker that delivers to a target of its own.
  *
  * @param {import('./place.mjs').Scope} scope
  * @param {string} url
+ * @param {number} n
  */
-async function subject(scope, url) {
+async function subject(scope, url, n) {
   const place = await fixture(scope, { url });
   let routes = '';
-  const target = await httpRelay(scope, () => routes);
+  const target = await httpRelay(scope, () => routes, { port: await freePort(FIRST_PORT + n) });
   const app = await place.app({ env: { TEST_PATTERN: 'worker', TEST_APP_URL: target.url } });
   routes = app.url;
   return { ...place, app, target };
@@ -61,7 +65,7 @@ export async function targetBack({ repetitions, atOnce, outageSeconds }, onDown)
   const rows = await withServer(({ url }) =>
     scoped(async (scope) => {
       const places = await inTurns(manners.length * repetitions, atOnce, async (n) => ({
-        ...(await subject(scope, url)),
+        ...(await subject(scope, url, n)),
         manner: manners[n % manners.length],
       }));
       // All of them sleep when the target goes, and are due before it is back.
