@@ -95,7 +95,7 @@ function createProxy(options, send) {
         throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
       }
       // Not that of a login page, say: the message would be lost in it.
-      if (!answer.startsWith('{')) {
+      if (answer !== '' && !answer.startsWith('{')) {
         throw new Error(
           `${response.status}, but not as a World does, in JSON: ${answer.slice(0, LONGEST_EXCERPT)}`,
         );

@@ -161,6 +161,7 @@ async fn an_answer_with_a_time_reschedules() {
         ("503 Unavailable", "{\"timeoutSeconds\":3}", Some(3.0)),
         ("200 OK", "{\"timeoutSeconds\":-1}", None),
         ("200 OK", "{\"timeoutSeconds\":null}", None),
+        ("204 No Content", "", None),
     ] {
         let (outcome, _) = outcome(&[&answer(status, body)]).await;
         let expected = seconds
@@ -177,7 +178,7 @@ async fn everything_else_is_a_failure_that_says_what_happened() {
         ("401 Unauthorized", "{}", "401"),
         // Somebody else's answer: of a login page, say.
         ("200 OK", "<html>Who are you?</html>", "not as a World does"),
-        ("204 No Content", "", "not as a World does"),
+        ("200 OK", "not json", "not as a World does"),
         ("200 OK", "[]", "not as a World does"),
         ("502 Bad Gateway", "busy", "busy"),
         ("503 Service Unavailable", "busy", "busy"),

@@ -147,6 +147,8 @@ describe('a proxy of one’s own', () => {
         503: () => Response.json({ timeoutSeconds: 1 }, { status: 503 }),
         // Of an app whose World does not send waits anew: nobody else would.
         '200 with a wait': () => Response.json({ timeoutSeconds: 1 }),
+        // Of whoever stands in between.
+        'a login page': () => new Response('<html>Who are you?</html>'),
         broken: () => new Response(broken()),
         none: () => Promise.reject(new Error('crashed')),
       };

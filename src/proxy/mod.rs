@@ -50,7 +50,7 @@ pub fn outcome(from: &str, status: u16, body: &[u8]) -> Outcome {
     match (status, delay) {
         // 503 is how the handlers of custom queues may say it.
         (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
-        (200..300, None) if answer.is_some() => Outcome::Done,
+        (200..300, None) if answer.is_some() || body.is_empty() => Outcome::Done,
         // A login page, or whatever else stands between: the message must not be lost in it.
         (200..300, None) => Outcome::Failed {
             error: format!("{from} answered {status}, but not as a World does, in JSON: {}", excerpt(body)),
