@@ -61,16 +61,19 @@ export async function appendLeased(core, request) {
   const execution = executions().get(keyOf(runId, correlationId));
   const starts = eventType === 'step_started';
   if (!execution || !(starts || OUTCOMES.has(eventType))) return core.append(request);
-  const asked = performance.now();
+  let asked = performance.now();
   const reply = await core.append(starts ? { ...request, lease: true } : request);
-  if (starts && performance.now() - asked >= core.stepLeaseMs) {
-    // This process was stopped, or cut off: by now another one may execute the step.
+  // This process was stopped, or cut off: by now another one may execute the step.
+  while (starts && performance.now() - asked >= core.stepLeaseMs) {
+    asked = performance.now();
+    const { attempt } = JSON.parse(reply.json).entity;
+    if (await core.confirmStep(runId, correlationId, attempt)) continue;
     core.forgetStep(runId, correlationId);
     throw worldError({
       name: 'TooEarlyError',
       status: 425,
       retryAfter: 1,
-      message: `Cannot start step "${correlationId}": the answer took longer than the lease on it`,
+      message: `Cannot start step "${correlationId}": the answer took longer than the lease on it, and it was started again`,
     });
   }
   execution.release = starts ? () => core.releaseStep(runId, correlationId) : undefined;

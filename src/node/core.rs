@@ -143,6 +143,12 @@ impl Core {
         self.storage.leases.release((run_id, step_id)).await;
     }
 
+    /// Whether a step that was started long ago is still this caller's: nobody started it since.
+    #[napi]
+    pub async fn confirm_step(&self, run_id: String, step_id: String, attempt: i32) -> napi::Result<bool> {
+        self.storage.leases.confirm((run_id, step_id), attempt).await.map_err(to_js)
+    }
+
     /// Of a step whose lease was over before its code could run.
     #[napi(catch_unwind)]
     pub fn forget_step(&self, run_id: String, step_id: String) {

@@ -164,7 +164,9 @@ impl Appender {
     pub async fn append(self: &Arc<Self>, mut append: Append) -> Result<Reply> {
         append.check()?;
         let (answer, answered) = oneshot::channel();
-        let patience = Patience::new(if append.is_outcome() { UNBOUNDED } else { BOUNDED });
+        // A start that is given up may have used up an attempt of the user's.
+        let patient = append.is_outcome() || append.lease;
+        let patience = Patience::new(if patient { UNBOUNDED } else { BOUNDED });
         let request = new_request_id();
         let start_writer = {
             let mut queue = self.queue();

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::database::patience::{Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement, URGENT};
+use crate::error::Result;
 
 /// How long a step stays with a process that gives no sign of life. The queue's own lease outlasts it
 /// (`queue::timing::LEASE`): a step of a killed worker can be started as soon as it is delivered again.
@@ -23,6 +25,7 @@ pub struct Leases {
     database: Arc<Database>,
     renew: Statement,
     release: Statement,
+    confirm: Statement,
     held: Mutex<Held>,
 }
 
@@ -42,6 +45,7 @@ impl Leases {
         Arc::new(Self {
             renew: database.render(include_str!("sql/renew_leases.sql")),
             release: database.render(include_str!("sql/release_leases.sql")),
+            confirm: database.render(include_str!("sql/confirm_lease.sql")),
             held: Mutex::default(),
             database,
         })
@@ -57,6 +61,27 @@ impl Leases {
         if !held.renewing && !held.closing && !held.steps.is_empty() {
             held.renewing = true;
             tokio::spawn(Arc::clone(self).renew());
+        }
+    }
+
+    /// Takes the lease anew where it may have expired: true unless another start of the step, or its end,
+    /// came meanwhile.
+    pub async fn confirm(&self, (run_id, step_id): Step, attempt: i32) -> Result<bool> {
+        let patience = Patience::new(UNBOUNDED);
+        let mut failures = 0;
+        loop {
+            let query = self
+                .database
+                .query(&self.confirm)
+                .bind(run_id.clone())
+                .bind(step_id.clone())
+                .bind(attempt)
+                .bind(lease_ms());
+            match self.database.execute_once(query).await {
+                Err(error) if patience.bears(&error) => pause(failures).await,
+                outcome => return Ok(outcome?.rows_affected() == 1),
+            }
+            failures += 1;
         }
     }
 
