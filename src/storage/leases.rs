@@ -27,6 +27,8 @@ pub struct Leases {
     release: Statement,
     confirm: Statement,
     held: Mutex<Held>,
+    /// One at a time: a renewal under way must not come after the release of what it renews.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -47,6 +49,7 @@ impl Leases {
             release: database.render(include_str!("sql/release_leases.sql")),
             confirm: database.render(include_str!("sql/confirm_lease.sql")),
             held: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
             database,
         })
     }
@@ -93,6 +96,7 @@ impl Leases {
     /// Its code runs no more, and left no outcome: another delivery may start it at once.
     pub async fn release(&self, step: Step) {
         if self.held().steps.remove(&step).is_some() {
+            let _writing = self.writing.lock().await;
             self.write(&self.release, vec![step]).await;
         }
     }
@@ -106,6 +110,7 @@ impl Leases {
     }
 
     pub async fn release_all(&self) {
+        let _writing = self.writing.lock().await;
         let steps: Vec<Step> = self.held().steps.drain().map(|(step, _)| step).collect();
         if !steps.is_empty() {
             self.write(&self.release, steps).await;
@@ -115,6 +120,7 @@ impl Leases {
     async fn renew(self: Arc<Self>) {
         loop {
             sleep(RENEW).await;
+            let _writing = self.writing.lock().await;
             let steps: Vec<Step> = {
                 let mut held = self.held();
                 if held.steps.is_empty() || held.closing {
