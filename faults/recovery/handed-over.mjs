@@ -1,4 +1,13 @@
-import { ENDLESS_MS, firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  ENDLESS_MS,
+  firstBegins,
+  HEARTBEAT_MS,
+  heldBy,
+  repeatedly,
+  startRuns,
+  withServer,
+} from './place.mjs';
 
 const RUNS = 5;
 /** Shorter than the pause between two looks at the queue that nobody asked for. */
@@ -28,6 +37,7 @@ const leaving = (extent, { args, allowed, env }) =>
         const runIds = await startRuns(leaver, RUNS, 'sequential', args);
         const staying = await place.app();
         const held = await heldBy(place, runIds, leaver);
+        await sleep(Math.random() * HEARTBEAT_MS);
         const at = Date.now();
         const gone = leaver.kill('SIGTERM');
         const begins = await firstBegins(place, held, at, staying);

@@ -1,9 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ENDLESS_MS, firstBegins, heldBy, repeatedly, startRuns, withServer } from './place.mjs';
+import {
+  ENDLESS_MS,
+  firstBegins,
+  HEARTBEAT_MS,
+  heldBy,
+  repeatedly,
+  startRuns,
+  withServer,
+} from './place.mjs';
 
 const RUNS = 5;
-/** Between two signs of life of a worker: the kill falls anywhere in between. */
-const HEARTBEAT_MS = 2000;
 
 /** @param {import('./place.mjs').Extent} extent @returns {Promise<import('./place.mjs').Figure[]>} */
 export async function killed(extent) {

@@ -15,6 +15,8 @@ import { startPostgres } from '../../scripts/support/postgres.mjs';
  */
 /** @typedef {Omit<Figure, 'samples'>} Definition */
 
+/** Between two signs of life of a worker: its end falls anywhere in between. */
+export const HEARTBEAT_MS = 2000;
 /** A step of this length ends in no measurement. */
 export const ENDLESS_MS = 3_600_000;
 
