@@ -1,5 +1,6 @@
 //! The connection to PostgreSQL: the pool, the rendering of SQL files, LISTEN, migrations.
 
+mod connections;
 pub mod migrations;
 pub mod notifications;
 pub mod patience;
@@ -7,25 +8,20 @@ pub mod queue_schema;
 
 use std::io;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row, SqlSafeStr};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgQueryResult, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, Row, SqlSafeStr};
 use tokio::time::{Instant, timeout};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
+pub use connections::Connection;
+use connections::{CHECK_TIMEOUT, Connections};
 use notifications::{Channels, Notifications};
 
-/// How long a call waits for a connection before it is told 503; the SDK then hands its work back.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that rested longer is asked whether it still lives: a restarted server or a
-/// firewall may have cut it, and a statement sent into the void must not fail its caller.
-const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long PostgreSQL may keep silent before and within an answer. Longer than statements wait for each
 /// other; a connection whose other end is gone without a word would keep silent for a quarter of an hour.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -37,24 +33,8 @@ const APPLICATION_NAME: &str = "workflow-world-postgres";
 
 pub struct Database {
     pub config: DatabaseConfig,
-    pool: PgPool,
-    silent: Arc<Silent>,
+    connections: Arc<Connections>,
     pub notifications: Notifications,
-}
-
-/// When a connection last kept silent. Others that have rested since before are as good as dead: waiting
-/// for each of them in turn would cost every lease.
-#[derive(Default)]
-struct Silent(Mutex<Option<Instant>>);
-
-impl Silent {
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn since(&self, rest: Duration) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() <= rest)
-    }
 }
 
 /// A statement of a file under `sql/`, rendered for one database: the `:"schema"` and
@@ -67,37 +47,18 @@ pub type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgA
 impl Database {
     /// Opens nothing: the first statement connects.
     pub fn new(config: DatabaseConfig) -> Result<Self> {
-        let silent = Arc::new(Silent::default());
-        let silence = Arc::clone(&silent);
-        let pool = PgPoolOptions::new()
-            .max_connections(config.max_pool_size)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(Duration::from_secs(config.idle_timeout_seconds.into()))
-            .test_before_acquire(false)
-            .before_acquire(move |connection, meta| {
-                let silent = Arc::clone(&silence);
-                Box::pin(async move {
-                    if silent.since(meta.idle_for) {
-                        return Ok(false);
-                    }
-                    if meta.idle_for < CHECK_AFTER_IDLE {
-                        return Ok(true);
-                    }
-                    let answer = timeout(CHECK_TIMEOUT, connection.ping()).await;
-                    if answer.is_err() {
-                        silent.note();
-                    }
-                    Ok(answer.is_ok_and(|answer| answer.is_ok()))
-                })
-            })
-            .connect_lazy_with(connect_options(&config, &config.url)?);
+        let connections = Connections::new(
+            connect_options(&config, &config.url)?,
+            config.max_pool_size,
+            Duration::from_secs(config.idle_timeout_seconds.into()),
+        );
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
         let notifications = Notifications::new(
             config.listen.then(|| connect_options(&config, listen_url)).transpose()?,
-            pool.clone(),
+            Arc::clone(&connections),
             Channels::of(&config.schema, &config.queue_schema),
         );
-        Ok(Self { config, pool, silent, notifications })
+        Ok(Self { config, connections, notifications })
     }
 
     pub fn render(&self, sql: &str) -> Statement {
@@ -132,16 +93,20 @@ impl Database {
         self.told(result).await
     }
 
-    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
-        self.told(self.pool.acquire().await).await
+    /// For whoever sends more than one statement. It is closed after that, with what is left of a
+    /// transaction.
+    pub async fn acquire(&self) -> Result<Connection> {
+        self.told(self.connections.get().await).await
     }
 
     /// How long a round trip takes.
     pub async fn ping(&self) -> Result<Duration> {
         let start = Instant::now();
         let answer = timeout(HEALTH_TIMEOUT, async {
-            let mut connection = self.pool.acquire().await?;
-            connection.ping().await
+            let mut connection = self.connections.get().await?;
+            connection.ping().await?;
+            connection.give_back();
+            Ok::<_, sqlx::Error>(())
         });
         match answer.await {
             Ok(answer) => answer?,
@@ -172,7 +137,7 @@ impl Database {
         &self,
         statement: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.connections.get().await?;
         let result = if self.config.statement_cache {
             statement(&mut connection).await
         } else {
@@ -184,10 +149,16 @@ impl Database {
             }
             .await
         };
-        if matches!(&result, Err(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut) {
-            self.silent.note();
-            // Dropped with its socket: the pool would wait for it once more.
-            drop(connection.detach());
+        match &result {
+            Err(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                connection.kept_silent()
+            }
+            // Refused by the server, which awaits the next statement; but a transaction is not at its end.
+            Err(error @ sqlx::Error::Database(_)) if self.config.statement_cache && !is_disconnect(error) => {
+                connection.give_back();
+            }
+            Err(_) => {}
+            Ok(_) => connection.give_back(),
         }
         result
     }
@@ -198,8 +169,8 @@ impl Database {
             Err(sqlx::Error::PoolTimedOut) => {}
             other => return Ok(other?),
         }
-        let options = self.pool.connect_options();
-        let reason = match timeout(CHECK_TIMEOUT, PgConnection::connect_with(&options)).await {
+        let options = self.connections.options();
+        let reason = match timeout(CHECK_TIMEOUT, PgConnection::connect_with(options)).await {
             Ok(Ok(_)) => {
                 return Err(Error::Unavailable(format!(
                     "all {} connections stayed busy (WORKFLOW_POSTGRES_MAX_POOL_SIZE)",
@@ -218,7 +189,7 @@ impl Database {
 
     pub async fn close(&self) {
         self.notifications.close().await;
-        self.pool.close().await;
+        self.connections.close().await;
     }
 }
 

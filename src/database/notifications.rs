@@ -17,6 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::connections::Connections;
+
 const CONNECT_TIMEOUT: Duration = seconds(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = seconds(1);
@@ -43,7 +45,7 @@ type Warn = Box<dyn Fn(&str) + Send + Sync>;
 
 pub struct Notifications {
     options: Option<PgConnectOptions>,
-    sender: PgPool,
+    sender: Arc<Connections>,
     channels: Channels,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -90,7 +92,7 @@ pub struct Subscription {
 
 impl Notifications {
     /// `options`: where to LISTEN; without them everybody polls. `sender`: the pool of those who notify.
-    pub fn new(options: Option<PgConnectOptions>, sender: PgPool, channels: Channels) -> Self {
+    pub fn new(options: Option<PgConnectOptions>, sender: Arc<Connections>, channels: Channels) -> Self {
         let shared = Shared {
             topics: Mutex::default(),
             subscribed: Notify::new(),
@@ -230,7 +232,7 @@ impl Shared {
 
 struct Listener {
     options: PgConnectOptions,
-    sender: PgPool,
+    sender: Arc<Connections>,
     channels: Channels,
     shared: Arc<Shared>,
 }
@@ -352,7 +354,8 @@ impl Listener {
         let mut listener = in_time(PgListener::connect_with(pool)).await?;
         // Reconnecting is the loop's in `run`: it also has to wake everybody.
         listener.eager_reconnect(false);
-        if in_time(backend(&mut listener)).await? == backend(&self.sender).await? {
+        let mut sender = self.sender.get().await?;
+        if in_time(backend(&mut listener)).await? == backend(&mut *sender).await? {
             return Ok(None);
         }
 
@@ -361,8 +364,8 @@ impl Listener {
         // the channel of the probe.
         let probe = format!("workflow_probe_{:016x}", rand::random::<u64>());
         in_time(listener.listen(&probe)).await?;
-        match self.sender.execute(AssertSqlSafe(format!("SELECT pg_notify('{probe}', '')"))).await {
-            Ok(_) => {}
+        match sender.execute(AssertSqlSafe(format!("SELECT pg_notify('{probe}', '')"))).await {
+            Ok(_) => sender.give_back(),
             // The answer was the notification: the sender was given the listener's server.
             Err(sqlx::Error::Protocol(_)) => return Ok(None),
             Err(error) => return Err(error),

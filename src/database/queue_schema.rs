@@ -64,7 +64,7 @@ pub async fn migrate(database: &Database, script: String) -> Result<bool> {
 
 /// The scripts bring their own BEGIN, lock and COMMIT.
 async fn run(database: &Database, script: String) -> Result<bool> {
-    let mut connection = database.acquire().await?.detach();
+    let mut connection = database.acquire().await?;
     match connection.execute(AssertSqlSafe(script)).await {
         Ok(_) => Ok(true),
         Err(error) => match error.as_database_error().and_then(|refusal| refusal.code()).as_deref() {
