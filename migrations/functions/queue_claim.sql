@@ -31,52 +31,55 @@ DECLARE
   hits   uuid[] := '{}';
   taken  integer := 0;
 BEGIN
-  -- Three looks, because only within one priority does the index end where the sleepers begin. A range
-  -- and an order where an equality would do: so the planner takes the index on the active jobs of a
-  -- group, even where it knows nothing of the table yet.
-  FOR band IN REVERSE 1 .. -1 LOOP
-    EXIT WHEN cardinality(hits) >= most;
-    IF band > 0 THEN
-      hits := ARRAY(
-        SELECT j.id FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-          AND j.priority > 0 AND j.created_on <= moment AND j.start_after <= moment
-          AND (NOT one_per_run OR (
-            SELECT true FROM :"queue_schema".job a
-            WHERE a.name = queue AND a.state = 'active'
-              AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
-              AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
-            ORDER BY a.group_id LIMIT 1) IS NULL)
-        ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED);
-    ELSIF band = 0 THEN
-      hits := hits || ARRAY(
-        SELECT j.id FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-          AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
-          AND (NOT one_per_run OR (
-            SELECT true FROM :"queue_schema".job a
-            WHERE a.name = queue AND a.state = 'active'
-              AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
-              AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
-            ORDER BY a.group_id LIMIT 1) IS NULL)
-        ORDER BY j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
-    ELSE
-      hits := hits || ARRAY(
-        SELECT j.id FROM :"queue_schema".job j
-        WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-          AND j.priority < 0 AND j.created_on <= moment AND j.start_after <= moment
-          AND (NOT one_per_run OR (
-            SELECT true FROM :"queue_schema".job a
-            WHERE a.name = queue AND a.state = 'active'
-              AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
-              AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
-            ORDER BY a.group_id LIMIT 1) IS NULL)
-        ORDER BY j.priority DESC, j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
-    END IF;
-  END LOOP;
+  -- Locked and updated in one subtransaction. A row that two transactions of a family have marked, a multixact
+  -- names, and the index entries of such a row stay: each claim would read all that were claimed since the
+  -- last vacuum.
+  BEGIN
+    -- Three looks, because only within one priority does the index end where the sleepers begin. A range
+    -- and an order where an equality would do: so the planner takes the index on the active jobs of a
+    -- group, even where it knows nothing of the table yet.
+    FOR band IN REVERSE 1 .. -1 LOOP
+      EXIT WHEN cardinality(hits) >= most;
+      IF band > 0 THEN
+        hits := ARRAY(
+          SELECT j.id FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority > 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND (NOT one_per_run OR (
+              SELECT true FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active'
+                AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
+                AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
+              ORDER BY a.group_id LIMIT 1) IS NULL)
+          ORDER BY j.priority DESC, j.created_on LIMIT most FOR UPDATE SKIP LOCKED);
+      ELSIF band = 0 THEN
+        hits := hits || ARRAY(
+          SELECT j.id FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND (NOT one_per_run OR (
+              SELECT true FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active'
+                AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
+                AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
+              ORDER BY a.group_id LIMIT 1) IS NULL)
+          ORDER BY j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
+      ELSE
+        hits := hits || ARRAY(
+          SELECT j.id FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority < 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND (NOT one_per_run OR (
+              SELECT true FROM :"queue_schema".job a
+              WHERE a.name = queue AND a.state = 'active'
+                AND a.group_id >= COALESCE(j.group_id, j.singleton_key, j.id::text)
+                AND a.group_id <= COALESCE(j.group_id, j.singleton_key, j.id::text)
+              ORDER BY a.group_id LIMIT 1) IS NULL)
+          ORDER BY j.priority DESC, j.created_on LIMIT most - cardinality(hits) FOR UPDATE SKIP LOCKED);
+      END IF;
+    END LOOP;
 
-  IF hits <> '{}' THEN
-    BEGIN
+    IF hits <> '{}' THEN
       -- The final sort is more than an order: no row leaves before all are updated, so that a refused
       -- update leaves nothing in the answer.
       RETURN QUERY
@@ -102,10 +105,10 @@ BEGIN
                c.group_id, c.data::text, NULL::bigint
         FROM claimed c ORDER BY c.rank;
       GET DIAGNOSTICS taken = ROW_COUNT;
-    EXCEPTION WHEN unique_violation OR lock_not_available THEN
-      RETURN QUERY SELECT 'again', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL, NULL::bigint;
-    END;
-  END IF;
+    END IF;
+  EXCEPTION WHEN unique_violation OR lock_not_available THEN
+    RETURN QUERY SELECT 'again', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL, NULL::bigint;
+  END;
 
   IF taken < most THEN
     RETURN QUERY
