@@ -1,7 +1,11 @@
+import { createCalls } from './calls.js';
 import { call, callSync } from './errors.js';
 import { logger } from './log.js';
 import { native } from './native.js';
 import { share } from './shared.js';
+
+/** @typedef {ReturnType<typeof openCore>} Core */
+/** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
 
 /**
  * The core of this configuration, which all Worlds and drivers of the process share.
@@ -12,7 +16,7 @@ export function shareCore(configuration, log) {
   return share(
     `core ${configuration.coreKey}`,
     () => openCore(configuration, log),
-    (core) => call(core.close()),
+    (core) => call(core.dispose()),
   );
 }
 
@@ -22,5 +26,24 @@ export function shareCore(configuration, log) {
  * @param {(line: import('../index.js').LogLine) => void} [log]
  */
 export function openCore(configuration, log) {
-  return callSync(() => new (native().Core)(configuration, logger(log)));
+  return callSync(() => {
+    const calls = createCalls();
+    const core = new (native().Core)(configuration, logger(log), calls.native);
+    return Object.assign(core, {
+      calls,
+      /** @param {import('../native/index.cjs').AppendRequest} request */
+      append: async (request) =>
+        /** @type {NodeReply} */ (await calls.make((call) => core.startAppend(call, request))),
+      /** @param {string} name @param {string} runId @param {Uint8Array[]} chunks */
+      appendChunks: (name, runId, chunks) =>
+        calls.make((call) => core.startAppendChunks(call, name, runId, chunks)),
+      async dispose() {
+        try {
+          await core.close();
+        } finally {
+          calls.close();
+        }
+      },
+    });
+  });
 }

@@ -142,7 +142,7 @@ function toJson(what, value) {
 
 /**
  * A copy with a buffer of its own: a consumer may transfer it away.
- * @param {NodeReply} reply
+ * @param {Pick<NodeReply, 'bytes'>} reply
  * @param {[number, number] | undefined} span
  */
 export function bytesOf({ bytes }, span) {

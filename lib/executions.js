@@ -53,14 +53,15 @@ export async function execute(message, handle) {
 
 /**
  * Appends an event: the start of a step that is being executed here takes a lease on it.
- * @param {import('../native/index.cjs').Core} core
+ * @param {import('./core.js').Core} core
  * @param {import('../native/index.cjs').AppendRequest} request
  */
 export async function appendLeased(core, request) {
   const { eventType, runId = '', correlationId = '' } = request;
-  const execution = executions().get(keyOf(runId, correlationId));
   const starts = eventType === 'step_started';
-  if (!execution || !(starts || OUTCOMES.has(eventType))) return core.append(request);
+  if (!starts && !OUTCOMES.has(eventType)) return core.append(request);
+  const execution = executions().get(keyOf(runId, correlationId));
+  if (!execution) return core.append(request);
   let asked = performance.now();
   const reply = await core.append(starts ? { ...request, lease: true } : request);
   // This process was stopped, or cut off: by now another one may execute the step.

@@ -155,22 +155,25 @@ function decodeQueueName(encoded) {
 /** @param {Request} request */
 async function readBody(request) {
   if (!request.body) throw invalid('A delivery needs a body');
-  const tooLong = worldError({
-    name: 'WorkflowWorldError',
-    status: 400,
-    message: `The body exceeds ${MAX_BODY_BYTES} bytes`,
-  });
-  if (Number(request.headers.get('content-length') ?? 0) > MAX_BODY_BYTES) throw tooLong;
+  if (Number(request.headers.get('content-length') ?? 0) > MAX_BODY_BYTES) throw tooLong();
   const chunks = [];
   let length = 0;
   for await (const chunk of /** @type {AsyncIterable<Uint8Array>} */ (
     /** @type {unknown} */ (request.body)
   )) {
     length += chunk.byteLength;
-    if (length > MAX_BODY_BYTES) throw tooLong;
+    if (length > MAX_BODY_BYTES) throw tooLong();
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
+}
+
+function tooLong() {
+  return worldError({
+    name: 'WorkflowWorldError',
+    status: 400,
+    message: `The body exceeds ${MAX_BODY_BYTES} bytes`,
+  });
 }
 
 /**

@@ -5,7 +5,7 @@ const PATIENCE_MS = 4_000;
 
 /**
  * @typedef {import('../index.js').WorldHealth} WorldHealth
- * @typedef {{ core: import('../native/index.cjs').Core, driver: import('../index.js').QueueDriver }} Parts
+ * @typedef {{ core: import('./core.js').Core, driver: import('../index.js').QueueDriver }} Parts
  */
 
 /**
@@ -35,7 +35,7 @@ export function createHealth({ use, isStarted }) {
   };
 }
 
-/** @param {import('../native/index.cjs').Core} core */
+/** @param {import('./core.js').Core} core */
 async function databaseHealth(core) {
   const { notifications, ...answer } = JSON.parse(await call(core.health()));
   return { database: { reachable: answer.error === undefined, ...answer }, notifications };

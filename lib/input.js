@@ -1,6 +1,6 @@
 import { call, invalid, messageOf } from './errors.js';
 
-/** @typedef {import('../native/index.cjs').Core} Core */
+/** @typedef {import('./core.js').Core} Core */
 
 const TYPED_ARRAY_TAG = Reflect.getOwnPropertyDescriptor(
   Object.getPrototypeOf(Uint8Array.prototype),

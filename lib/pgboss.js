@@ -73,7 +73,8 @@ function createDriver(options, entrypoint) {
 
   function use() {
     opened ??= open({ ...inherited, ...defined(options) }, entrypoint);
-    return { configuration: opened.configuration, queue: opened.queue.value };
+    const { configuration, queue, core } = opened;
+    return { configuration, queue: queue.value, calls: core.value.calls };
   }
 
   function handBack() {
@@ -87,7 +88,12 @@ function createDriver(options, entrypoint) {
     /** @param {import('../index.js').MessageData} message */
     async (message) => {
       const { request, body } = toCore(kind, message);
-      return (await call(use().queue.push(request, body))) ?? undefined;
+      const { queue, calls } = use();
+      const pushing = callSync(() =>
+        calls.make((number) => queue.startPush(number, request, body)),
+      );
+      const { json = 'null' } = await call(pushing);
+      return JSON.parse(json) ?? undefined;
     };
 
   const driver = {

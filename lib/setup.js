@@ -68,13 +68,13 @@ export async function setup(options = {}, report = () => {}) {
     report(`Queues: ${queues.join(', ')}`);
     report('Ready.');
   } finally {
-    await core.close();
+    await core.dispose();
   }
 }
 
 /**
  * pg-boss's tables come from pg-boss itself; only its SQL is taken, and run over our connection.
- * @param {import('../native/index.cjs').Core} core
+ * @param {import('./core.js').Core} core
  * @param {string} schema
  * @param {(line: string) => void} report
  */
@@ -113,7 +113,7 @@ async function installPgBoss(core, schema, report) {
   }
 }
 
-/** @param {import('../native/index.cjs').Core} core */
+/** @param {import('./core.js').Core} core */
 async function queueSchema(core) {
   return JSON.parse(await call(core.queueSchema()));
 }

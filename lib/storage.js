@@ -3,7 +3,7 @@ import { bytesOf, decodeEntity, decodeEvent, decodeWithPayloads, encodeEvent } f
 import { appendLeased } from './executions.js';
 import { asking, optionalInteger, optionalString, reading, string } from './input.js';
 
-/** @typedef {import('../native/index.cjs').Core} Core */
+/** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
 /** @typedef {{ limit?: number, cursor?: string, sortOrder?: string }} Pagination */

@@ -10,7 +10,7 @@ import {
   string,
 } from './input.js';
 
-/** @typedef {import('../native/index.cjs').Core} Core */
+/** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
 
 /**
@@ -46,7 +46,10 @@ export function createStreamer(core) {
         string('name', name),
         optionalInteger('startIndex', startIndex),
       ]);
-      return readable(callSync(() => opened.readStream(checked, start)));
+      return readable(
+        opened,
+        callSync(() => opened.readStream(checked, start)),
+      );
     },
     /** @param {string} runId */
     async listStreamsByRunId(runId) {
@@ -77,15 +80,16 @@ export function createStreamer(core) {
 
 /**
  * Reads on demand: a batch is fetched when the consumer has taken the one before.
+ * @param {Core} core
  * @param {import('../native/index.cjs').StreamReader} reader
  * @returns {ReadableStream<Uint8Array>}
  */
-function readable(reader) {
+function readable({ calls }, reader) {
   return new ReadableStream(
     {
       async pull(controller) {
-        const reply = await call(reader.next());
-        if (!reply) {
+        const reply = await call(calls.make((number) => reader.startNext(number)));
+        if (reply.json === undefined) {
           controller.close();
           return;
         }

@@ -9,6 +9,7 @@ exports.trace = () => {
   readFileSync(join(__dirname, '../package.json'));
   readFileSync(join(__dirname, '../index.js'));
   readFileSync(join(__dirname, '../upstash.js'));
+  readFileSync(join(__dirname, './calls.js'));
   readFileSync(join(__dirname, './configuration.js'));
   readFileSync(join(__dirname, './core.js'));
   readFileSync(join(__dirname, './drizzle.js'));

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::bytes::Bytes;
+use super::calls::{Calls, OpenCalls};
 use super::configuration::Configuration;
 use super::log::{JsLog, LogFunction};
 use super::streams::StreamReader;
@@ -24,9 +25,10 @@ use crate::streams::{ChunkPage, Streams};
 pub struct Core {
     pub(super) database: Arc<Database>,
     pub(super) log: Arc<dyn Log>,
+    pub(super) calls: Arc<OpenCalls>,
     queue: QueueConfig,
-    storage: Storage,
-    streams: Streams,
+    storage: Arc<Storage>,
+    streams: Arc<Streams>,
 }
 
 #[napi(object, object_to_js = false)]
@@ -65,7 +67,7 @@ impl From<PageRequest> for Pagination {
 impl Core {
     /// Opens nothing.
     #[napi(constructor, catch_unwind)]
-    pub fn new(configuration: &Configuration, log: LogFunction) -> napi::Result<Self> {
+    pub fn new(configuration: &Configuration, log: LogFunction, calls: &Calls) -> napi::Result<Self> {
         let config = &configuration.config;
         let database =
             within_runtime_if_available(|| Database::new(config.database.clone())).map_err(to_js)?;
@@ -75,8 +77,9 @@ impl Core {
         database.notifications.on_warning(move |warning| listener_log.log(Level::Warn, warning, &[]));
         Ok(Self {
             log,
-            storage: Storage::new(Arc::clone(&database), config.queue.job_prefix.clone()),
-            streams: Streams::new(Arc::clone(&database)),
+            calls: Arc::clone(&calls.open),
+            storage: Arc::new(Storage::new(Arc::clone(&database), config.queue.job_prefix.clone())),
+            streams: Arc::new(Streams::new(Arc::clone(&database))),
             queue: config.queue.clone(),
             database,
         })
@@ -182,8 +185,9 @@ impl Core {
         self.database.close().await;
     }
 
-    #[napi]
-    pub async fn append(&self, request: AppendRequest) -> napi::Result<NodeReply> {
+    /// Answers `call` with the event and what follows from it.
+    #[napi(catch_unwind)]
+    pub fn start_append(&self, call: u32, request: AppendRequest) {
         let append = Append {
             run_id: request.run_id,
             event_type: request.event_type,
@@ -200,7 +204,8 @@ impl Core {
             webhook: request.webhook,
             lease: request.lease.unwrap_or(false),
         };
-        reply(self.storage.append(append).await)
+        let storage = Arc::clone(&self.storage);
+        self.calls.make(call, async move { storage.append(append).await });
     }
 
     #[napi]
@@ -294,15 +299,20 @@ impl Core {
         reply(self.storage.hooks(run_id.as_deref(), &page.into(), with_metadata).await)
     }
 
-    #[napi]
-    pub async fn append_chunks(
+    /// Answers `call` when the chunks are stored.
+    #[napi(catch_unwind)]
+    pub fn start_append_chunks(
         &self,
+        call: u32,
         name: String,
         run_id: String,
         #[napi(ts_arg_type = "Uint8Array[]")] chunks: Vec<Bytes>,
-    ) -> napi::Result<()> {
+    ) {
         let chunks = chunks.into_iter().map(|chunk| chunk.0).collect();
-        self.streams.append(&name, &run_id, chunks).await.map_err(to_js)
+        let streams = Arc::clone(&self.streams);
+        self.calls.make(call, async move {
+            streams.append(&name, &run_id, chunks).await.map(|()| Reply::default())
+        });
     }
 
     #[napi]
@@ -312,7 +322,10 @@ impl Core {
 
     #[napi(catch_unwind)]
     pub fn read_stream(&self, name: String, start_index: Option<i64>) -> StreamReader {
-        StreamReader { reader: self.streams.reader(&name, start_index) }
+        StreamReader {
+            reader: Arc::new(self.streams.reader(&name, start_index)),
+            calls: Arc::clone(&self.calls),
+        }
     }
 
     #[napi]

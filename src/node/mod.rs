@@ -5,6 +5,7 @@
 //! `lib/errors.js` makes the SDK's class of it.
 
 mod bytes;
+mod calls;
 mod configuration;
 mod core;
 mod log;

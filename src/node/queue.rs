@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::bytes::Bytes;
+use super::calls::OpenCalls;
 use super::configuration::Configuration;
 use super::core::Core;
 use super::proxy::{EntrypointFunction, FunctionProxy};
@@ -18,7 +19,7 @@ use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::proxy::HttpProxy;
 use crate::queue::{self, Deliver, Delivery, Kind, Message};
-use crate::storage::reply::to_json;
+use crate::storage::reply::{Reply, to_json};
 
 /// `MessageData` without its bytes; headers as a JSON object.
 #[napi(object, object_to_js = false)]
@@ -73,6 +74,7 @@ fn headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
 #[napi]
 pub struct PgBossQueue {
     queue: Arc<queue::PgBossQueue>,
+    calls: Arc<OpenCalls>,
     target: Target,
     tokens: Tokens,
     /// Set by the first start.
@@ -89,6 +91,7 @@ impl PgBossQueue {
         let database = Arc::clone(&core.database);
         Self {
             queue: queue::PgBossQueue::new(database, config.queue.clone(), Arc::clone(&core.log)),
+            calls: Arc::clone(&core.calls),
             target: config.target.clone(),
             tokens: config.tokens.clone(),
             deliver: OnceLock::new(),
@@ -96,15 +99,20 @@ impl PgBossQueue {
         }
     }
 
-    /// Resolves, when the message is stored, with the id of the message that will be delivered.
-    #[napi]
-    pub async fn push(
+    /// Answers `call`, when the message is stored, with the id (JSON) of the message that will be delivered.
+    #[napi(catch_unwind)]
+    pub fn start_push(
         &self,
+        call: u32,
         message: MessageRequest,
         #[napi(ts_arg_type = "Uint8Array")] body: Bytes,
-    ) -> napi::Result<Option<String>> {
+    ) -> napi::Result<()> {
         let message = message.into_message(body).map_err(to_js)?;
-        self.queue.push(message).await.map_err(to_js)
+        let queue = Arc::clone(&self.queue);
+        self.calls.make(call, async move {
+            Ok(Reply { json: to_json(&queue.push(message).await?)?, bytes: Vec::new() })
+        });
+        Ok(())
     }
 
     /// Delivers to `entrypoint`, or else over HTTP.

@@ -1,26 +1,32 @@
+use std::sync::Arc;
+
 use napi_derive::napi;
 
-use super::{NodeReply, reply, to_js};
+use super::calls::OpenCalls;
 use crate::error::Result;
 use crate::storage::reply::{Payloads, Reply};
 use crate::streams;
 
-/// A live reader. `next()` is called again when its promise has settled.
+/// A live reader. `next` is called again when it was answered.
 #[napi]
 pub struct StreamReader {
-    pub(super) reader: streams::StreamReader,
+    pub(super) reader: Arc<streams::StreamReader>,
+    pub(super) calls: Arc<OpenCalls>,
 }
 
 #[napi]
 impl StreamReader {
-    /// The next chunks, as a JSON array of `[offset, length]`; null at the end of the stream.
-    #[napi]
-    pub async fn next(&self) -> napi::Result<Option<NodeReply>> {
-        match self.reader.next().await {
-            Ok(None) => Ok(None),
-            Ok(Some(chunks)) => reply(spans(chunks)).map(Some),
-            Err(error) => Err(to_js(error)),
-        }
+    /// Answers `call` with the next chunks, as a JSON array of `[offset, length]`; with nothing at the end of
+    /// the stream.
+    #[napi(catch_unwind)]
+    pub fn start_next(&self, call: u32) {
+        let reader = Arc::clone(&self.reader);
+        self.calls.make(call, async move {
+            match reader.next().await? {
+                None => Ok(Reply::default()),
+                Some(chunks) => spans(chunks),
+            }
+        });
     }
 
     /// Ends a pending `next()` at once.

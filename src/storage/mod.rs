@@ -136,6 +136,7 @@ impl Storage {
         let statement = self.list(
             include_str!("sql/runs_list.sql"),
             order,
+            limit + 1,
             &[
                 (workflow_name.is_some(), "workflow_name =", 1),
                 (status.is_some(), "status =", 2),
@@ -148,7 +149,6 @@ impl Storage {
                 .bind(workflow_name.clone())
                 .bind(status.clone())
                 .bind(cursor.clone())
-                .bind(limit + 1)
                 .bind(with_payloads)
         };
         self.entity_page(query, limit).await
@@ -184,15 +184,11 @@ impl Storage {
         let statement = self.list(
             include_str!("sql/steps_list.sql"),
             order,
+            limit + 1,
             &[(cursor.is_some(), &format!("step_id {}", order.beyond()), 2)],
         );
         let query = || {
-            self.database
-                .query(&statement)
-                .bind(run_id.to_owned())
-                .bind(cursor.clone())
-                .bind(limit + 1)
-                .bind(with_payloads)
+            self.database.query(&statement).bind(run_id.to_owned()).bind(cursor.clone()).bind(with_payloads)
         };
         self.entity_page(query, limit).await
     }
@@ -241,6 +237,7 @@ impl Storage {
         let statement = self.list(
             include_str!("sql/hooks_list.sql"),
             order,
+            limit + 1,
             &[
                 (run_id.is_some(), "run_id =", 1),
                 (hook_id.is_some(), "hook_id =", 2),
@@ -255,7 +252,6 @@ impl Storage {
                 .bind(hook_id.clone())
                 .bind(token.clone())
                 .bind(cursor.clone())
-                .bind(limit + 1)
                 .bind(with_metadata)
         };
         let rows = self.database.fetch_all(query).await?;
@@ -282,14 +278,13 @@ impl Storage {
         let missing = || Error::NotFound(format!("Event not found: {event_id}"));
         let slot = ids.decode(event_id).filter(|_| can_exist(run_id)).ok_or_else(missing)?;
         let statement =
-            self.list(include_str!("sql/events_list.sql"), Order::Ascending, &[(true, "slot =", 3)]);
+            self.list(include_str!("sql/events_list.sql"), Order::Ascending, 1, &[(true, "slot =", 3)]);
         let query = || {
             self.database
                 .query(&statement)
                 .bind(run_id.to_owned())
                 .bind(None::<String>)
                 .bind(slot)
-                .bind(1_i64)
                 .bind(with_payloads)
         };
         let rows = self.database.fetch_all(query).await?;
@@ -322,6 +317,7 @@ impl Storage {
         let statement = self.list(
             include_str!("sql/events_list.sql"),
             order,
+            limit + 1,
             &[
                 (correlation_id.is_some(), "correlation_id =", 2),
                 (after.is_some(), &format!("slot {}", order.beyond()), 3),
@@ -333,7 +329,6 @@ impl Storage {
                 .bind(run_id.to_owned())
                 .bind(correlation_id.clone())
                 .bind(after)
-                .bind(limit + 1)
                 .bind(with_payloads)
         };
         let rows = self.database.fetch_all(query).await?;
@@ -373,14 +368,19 @@ impl Storage {
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// One statement per combination of filters, so that each gets the index it deserves.
-    fn list(&self, sql: &str, order: Order, filters: &[(bool, &str, u8)]) -> Statement {
+    /// One statement per combination of filters, so that each gets the index it deserves, and per number of
+    /// rows: of a parameter PostgreSQL would expect a tenth of the table, and make a plan for each call.
+    fn list(&self, sql: &str, order: Order, rows: i64, filters: &[(bool, &str, u8)]) -> Statement {
         let filters: String = filters
             .iter()
             .filter(|(present, ..)| *present)
             .map(|(_, condition, parameter)| format!("AND {condition} ${parameter} "))
             .collect();
-        self.database.render(&sql.replace(":filters", &filters).replace(":direction", order.keyword()))
+        self.database.render(
+            &sql.replace(":filters", &filters)
+                .replace(":direction", order.keyword())
+                .replace(":rows", &rows.to_string()),
+        )
     }
 
     async fn entity_page(&self, query: impl Fn() -> Query, limit: i64) -> Result<Reply> {

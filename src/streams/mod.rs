@@ -25,7 +25,6 @@ pub struct Streams(Arc<Shared>);
 struct Shared {
     database: Arc<Database>,
     append: Statement,
-    read: Statement,
     info: Statement,
     list: Statement,
     /// By stream: what is to be written next. An entry exists while a task writes that stream.
@@ -59,7 +58,6 @@ impl Streams {
     pub fn new(database: Arc<Database>) -> Self {
         Self(Arc::new(Shared {
             append: database.render(include_str!("sql/append.sql")),
-            read: database.render(include_str!("sql/read.sql")),
             info: database.render(include_str!("sql/info.sql")),
             list: database.render(include_str!("sql/list.sql")),
             writes: Mutex::default(),
@@ -133,17 +131,11 @@ struct Page {
 impl Shared {
     async fn page(&self, name: &str, start: i64, max_chunks: i64, max_bytes: i64) -> Result<Page> {
         check_text("name", name)?;
-        let rows = self
-            .database
-            .fetch_all(|| {
-                self.database
-                    .query(&self.read)
-                    .bind(name.to_owned())
-                    .bind(start)
-                    .bind(max_chunks)
-                    .bind(max_bytes)
-            })
-            .await?;
+        // Not a parameter: PostgreSQL would expect another number, and make a plan for each call.
+        let read =
+            self.database.render(&include_str!("sql/read.sql").replace(":chunks", &max_chunks.to_string()));
+        let query = || self.database.query(&read).bind(name.to_owned()).bind(start).bind(max_bytes);
+        let rows = self.database.fetch_all(query).await?;
         let Some(first) = rows.first() else {
             return Ok(Page { chunks: Vec::new(), next: start.max(0), stored: 0, closed: false });
         };

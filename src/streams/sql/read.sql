@@ -1,4 +1,4 @@
--- Chunks from $2 on (negative: counted from the end), at most $3 of them and about $4 bytes, but at
+-- Chunks from $2 on (negative: counted from the end), at most :chunks of them and about $3 bytes, but at
 -- least one, with the state of their stream. One statement has one snapshot: where the stream is
 -- closed here, the chunks before next_index are all there are.
 SELECT s.next_index, s.closed, s.start, c.index, c.data
@@ -16,7 +16,7 @@ LEFT JOIN LATERAL (
     FROM :"schema".workflow_stream_chunks
     WHERE stream_id = s.id AND index >= s.start
     ORDER BY index
-    LIMIT $3::bigint
+    LIMIT :chunks
   ) page
-) c ON c.bytes_before < $4::bigint
+) c ON c.bytes_before < $3::bigint
 ORDER BY c.index
