@@ -34,7 +34,8 @@ CREATE TABLE :"schema".workflow_runs (
   CONSTRAINT run_ended CHECK ((status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)),
   CONSTRAINT run_error CHECK ((status = 'failed') = (error IS NOT NULL)),
   CONSTRAINT run_output CHECK (output_slot IS NULL OR status = 'completed')
-);
+  -- A new version of a row beside the old one is written to the WAL as their difference.
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 
 CREATE INDEX workflow_runs_status ON :"schema".workflow_runs (status, run_id);
 CREATE INDEX workflow_runs_name ON :"schema".workflow_runs (workflow_name, run_id);
@@ -81,7 +82,7 @@ CREATE TABLE :"schema".workflow_steps (
   -- Of the process that runs the step's code.
   lease_until  timestamptz,
   PRIMARY KEY (run_id, step_id)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 
 CREATE TABLE :"schema".workflow_hooks (
   run_id        text COLLATE "C" NOT NULL,

@@ -265,17 +265,14 @@ BEGIN
       out_entity := :"schema".run_json(run);
 
     WHEN 'step_created' THEN
-      IF ended THEN
+      -- Looked for, and not left to ON CONFLICT, which writes a record more: nobody else inserts meanwhile.
+      IF ended OR EXISTS (SELECT FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i]) THEN
         out_outcome := 'entity_conflict';
       ELSE
         INSERT INTO :"schema".workflow_steps (run_id, step_id, step_name, input_slot, spec_version, created_at, updated_at)
           VALUES (run.run_id, correlation_ids[i], names[i], last_slot + 1, spec_versions[i], at, at)
-          ON CONFLICT DO NOTHING RETURNING * INTO step;
-        IF step.run_id IS NULL THEN
-          out_outcome := 'entity_conflict';
-        ELSE
-          out_entity := :"schema".step_json(step);
-        END IF;
+          RETURNING * INTO step;
+        out_entity := :"schema".step_json(step);
       END IF;
 
     WHEN 'step_started' THEN

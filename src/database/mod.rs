@@ -1,6 +1,7 @@
 //! The connection to PostgreSQL: the pool, the rendering of SQL files, LISTEN, migrations.
 
 mod connections;
+pub mod lanes;
 pub mod migrations;
 pub mod notifications;
 pub mod patience;

@@ -20,8 +20,9 @@ use napi_derive::{module_init, napi};
 use crate::error::{Error, Result};
 use crate::storage::reply::Reply;
 
-/// The statements run in PostgreSQL: two threads are plenty, whatever the machine has.
-const WORKER_THREADS: usize = 2;
+/// The statements run in PostgreSQL, and user code on JavaScript's thread. Between two threads of ours each
+/// call would wake both.
+const WORKER_THREADS: usize = 1;
 
 #[module_init]
 fn init() {

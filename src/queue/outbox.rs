@@ -1,22 +1,22 @@
-//! What waits to be sent. As many lanes send at the same time as there may be; what comes while all are
-//! busy goes out together in the next batch, and at rest nothing waits for company.
+//! What waits to be sent: what comes while all lanes are busy goes out together in the next batch, and at
+//! rest nothing waits for company.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::database::lanes::{Lanes, carry_out};
 use crate::error::Result;
 
 pub struct Outbox<T, R> {
-    lanes: usize,
     batch: usize,
     state: Mutex<State<T, R>>,
 }
 
 struct State<T, R> {
     waiting: VecDeque<Waiting<T, R>>,
-    busy: usize,
+    lanes: Lanes,
 }
 
 /// With what its sender waits for.
@@ -24,7 +24,7 @@ pub type Waiting<T, R> = (T, oneshot::Sender<Result<R>>);
 
 impl<T, R> Outbox<T, R> {
     pub fn new(lanes: usize, batch: usize) -> Self {
-        Self { lanes, batch, state: Mutex::new(State { waiting: VecDeque::new(), busy: 0 }) }
+        Self { batch, state: Mutex::new(State { waiting: VecDeque::new(), lanes: Lanes::new(lanes) }) }
     }
 
     /// The answer to come, and whether the caller has to start a lane for it.
@@ -32,8 +32,7 @@ impl<T, R> Outbox<T, R> {
         let (reply, answer) = oneshot::channel();
         let mut state = self.state();
         state.waiting.push_back((item, reply));
-        let free = state.busy < self.lanes;
-        state.busy += usize::from(free);
+        let free = state.lanes.enter();
         (answer, free)
     }
 
@@ -42,10 +41,21 @@ impl<T, R> Outbox<T, R> {
         let mut state = self.state();
         let count = state.waiting.len().min(self.batch);
         if count == 0 {
-            state.busy -= 1;
+            state.lanes.leave();
             return None;
         }
         Some(state.waiting.drain(..count).collect())
+    }
+
+    /// Sends a batch. `more` starts another lane, where this takes long and there is something to send.
+    pub async fn send<S>(&self, batch: impl Future<Output = S>, more: impl FnOnce()) -> S {
+        let more = || {
+            let mut state = self.state();
+            if !state.waiting.is_empty() && state.lanes.enter() {
+                more();
+            }
+        };
+        carry_out(batch, |change| change(&mut self.state().lanes), more).await
     }
 
     fn state(&self) -> MutexGuard<'_, State<T, R>> {

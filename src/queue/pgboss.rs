@@ -14,9 +14,6 @@ use crate::config::QueueConfig;
 use crate::database::Database;
 use crate::error::{Error, Result};
 
-/// Statements that insert at the same time. Messages that come while all are busy go together with
-/// the next one; at rest nothing waits for company.
-const LANES: usize = 2;
 const BATCH: usize = 100;
 
 pub struct PgBossQueue {
@@ -34,7 +31,7 @@ impl PgBossQueue {
             store: Arc::new(Store::new(database, &config)),
             config,
             log,
-            outbox: Outbox::new(LANES, BATCH),
+            outbox: Outbox::new(1, BATCH),
             worker: Mutex::default(),
         })
     }
@@ -43,8 +40,7 @@ impl PgBossQueue {
     pub async fn push(self: &Arc<Self>, message: Message) -> Result<Option<String>> {
         let (answer, lane) = self.outbox.add(Push::new(Arc::new(message))?);
         if lane {
-            // On its own: whoever awaits a push may stop doing so, others of the batch do not.
-            tokio::spawn(Arc::clone(self).run_lane());
+            self.start_lane();
         }
         answer.await.map_err(|_| Error::Closed)?.map(Some)
     }
@@ -83,11 +79,16 @@ impl PgBossQueue {
         self.store.depth().await
     }
 
+    /// On its own: whoever awaits a push may stop doing so, others of the batch do not.
+    fn start_lane(self: &Arc<Self>) {
+        tokio::spawn(Arc::clone(self).run_lane());
+    }
+
     async fn run_lane(self: Arc<Self>) {
         while let Some(mut batch) = self.outbox.next() {
             batch.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
             let (mut pushes, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            match self.run(&mut pushes).await {
+            match self.outbox.send(self.run(&mut pushes), || self.start_lane()).await {
                 Ok(pushed) => {
                     for (reply, pushed) in replies.into_iter().zip(pushed) {
                         // Nobody may be waiting any more.

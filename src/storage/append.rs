@@ -18,14 +18,12 @@ use tokio::sync::oneshot;
 
 use super::leases::lease_ms;
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
+use crate::database::lanes::{Lanes, carry_out};
 use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
 use crate::ids::{EventIds, check_id, check_new_run_id, new_request_id, new_run_id};
 
-/// Statements in flight. Two keep PostgreSQL busy while one answer travels; more would only take
-/// calls away from the batch.
-const WRITERS: usize = 2;
 const MAX_BATCH_CALLS: usize = 64;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
 
@@ -149,16 +147,16 @@ pub struct Appender {
     queue: Mutex<Queue>,
 }
 
-#[derive(Default)]
 struct Queue {
     waiting: VecDeque<Call>,
-    writers: usize,
+    writers: Lanes,
 }
 
 impl Appender {
     pub fn new(database: Arc<Database>, job_prefix: String) -> Arc<Self> {
         let statement = database.render(include_str!("sql/append_events.sql"));
-        Arc::new(Self { database, statement, job_prefix, queue: Mutex::default() })
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), writers: Lanes::new(1) });
+        Arc::new(Self { database, statement, job_prefix, queue })
     }
 
     pub async fn append(self: &Arc<Self>, mut append: Append) -> Result<Reply> {
@@ -171,9 +169,7 @@ impl Appender {
         let start_writer = {
             let mut queue = self.queue();
             queue.waiting.push_back(Call { append, request, retried: false, patience, answer });
-            let start = queue.writers < WRITERS;
-            queue.writers += usize::from(start);
-            start
+            queue.writers.enter()
         };
         if start_writer {
             tokio::spawn(Arc::clone(self).write());
@@ -192,17 +188,25 @@ impl Appender {
                 let mut queue = self.queue();
                 let batch = next_batch(&mut queue.waiting);
                 if batch.is_empty() {
-                    queue.writers -= 1;
+                    queue.writers.leave();
                     return;
                 }
                 batch
             };
-            if self.write_batch(batch).await {
+            let lanes = |change: &dyn Fn(&mut Lanes)| change(&mut self.queue().writers);
+            if carry_out(self.write_batch(batch), lanes, || self.write_beside()).await {
                 failures = 0;
             } else {
                 pause(failures).await;
                 failures += 1;
             }
+        }
+    }
+
+    fn write_beside(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        if !queue.waiting.is_empty() && queue.writers.enter() {
+            tokio::spawn(Arc::clone(self).write());
         }
     }
 

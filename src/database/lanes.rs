@@ -1,0 +1,52 @@
+//! How many statements of a kind are under way at a time: one, so that what comes meanwhile goes together
+//! in the next, with one round trip and one commit. Where that one takes long, because the server is far
+//! away, its disk slow or a row locked, others go beside it.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// Statements on the same machine have ended by then.
+const LONG: Duration = Duration::from_millis(2);
+const MOST: usize = 4;
+
+pub struct Lanes {
+    always: usize,
+    busy: usize,
+    long: usize,
+}
+
+impl Lanes {
+    /// `always`: so many may be under way however long they take.
+    pub fn new(always: usize) -> Self {
+        Self { always, busy: 0, long: 0 }
+    }
+
+    /// Whether one more may begin; it then counts until it has left.
+    pub fn enter(&mut self) -> bool {
+        let free = self.busy < self.always || self.busy < (self.always + self.long).min(MOST);
+        self.busy += usize::from(free);
+        free
+    }
+
+    pub fn leave(&mut self) {
+        self.busy -= 1;
+    }
+}
+
+/// Carries a statement of a lane out. `lanes` locks what holds them, `more` begins another lane if it may enter.
+pub async fn carry_out<T>(
+    statement: impl Future<Output = T>,
+    lanes: impl Fn(&dyn Fn(&mut Lanes)),
+    more: impl FnOnce(),
+) -> T {
+    tokio::pin!(statement);
+    if let Ok(outcome) = timeout(LONG, &mut statement).await {
+        return outcome;
+    }
+    lanes(&|lanes| lanes.long += 1);
+    more();
+    let outcome = statement.await;
+    lanes(&|lanes| lanes.long -= 1);
+    outcome
+}
