@@ -1138,13 +1138,16 @@ async fn a_job_that_is_no_message_fails_and_harms_nobody() {
 async fn neither_claims_nor_settlements_read_past_sleeping_jobs() {
     let place = Place::new().await;
     let process = place.process();
+    // One connection: the plans of another would be made anew, and read PostgreSQL's catalogs.
+    let connection = tokio::sync::Mutex::new(place.pool.acquire().await.unwrap());
     let pages = async || {
         let sql = place.sql(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false,
                ARRAY[:flows, :steps, :steps], ARRAY[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()],
                ARRAY[1, 1, 1], ARRAY['complete', 'complete', 'fail'], ARRAY[0, 0, 0], ARRAY[NULL, NULL, 'x'], 10, 10)",
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&place.pool).await.unwrap();
+        let mut connection = connection.lock().await;
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut **connection).await.unwrap();
         let plan: String = row.try_get_unchecked(0).unwrap();
         let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
         plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap()
