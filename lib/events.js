@@ -32,6 +32,7 @@ const LEFT_OUT = /** @type {Record<string, string | undefined>} */ ({
 /** The error of a run or step, as the SDK's StructuredError. */
 const ERROR_EVENTS = new Set(['run_failed', 'step_failed', 'step_retrying']);
 const DATES = ['resumeAt', 'retryAfter'];
+const DATED = new Set(['wait_created', 'step_retrying']);
 
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
@@ -159,17 +160,14 @@ export function bytesOf({ bytes }, span) {
  */
 export function decodeEvent(runId, out, payload, withPayloads) {
   const { eventId, eventType, correlationId, createdAt, occurredAt, specVersion } = out;
+  /** @type {Record<string, any>} */
+  const event = { runId, eventId, eventType, createdAt: new Date(createdAt) };
+  if (correlationId !== undefined) event.correlationId = correlationId;
+  if (occurredAt !== undefined) event.occurredAt = new Date(occurredAt);
+  if (specVersion !== undefined) event.specVersion = specVersion;
   const eventData = dataOf(out, payload, withPayloads);
-  return {
-    runId,
-    eventId,
-    eventType,
-    createdAt: new Date(createdAt),
-    ...(correlationId !== undefined && { correlationId }),
-    ...(occurredAt !== undefined && { occurredAt: new Date(occurredAt) }),
-    ...(specVersion !== undefined && { specVersion }),
-    ...(eventData && { eventData }),
-  };
+  if (eventData) event.eventData = eventData;
+  return event;
 }
 
 /**
@@ -178,9 +176,12 @@ export function decodeEvent(runId, out, payload, withPayloads) {
  * @param {boolean} withPayloads
  */
 function dataOf({ eventType, data }, payload, withPayloads) {
-  const eventData = { ...data };
-  for (const name of DATES) {
-    if (eventData[name]) eventData[name] = new Date(eventData[name]);
+  // Just parsed, for this event alone.
+  const eventData = data ?? {};
+  if (DATED.has(eventType)) {
+    for (const name of DATES) {
+      if (eventData[name]) eventData[name] = new Date(eventData[name]);
+    }
   }
   const field = PAYLOAD[eventType];
   if (field && payload) eventData[field] = payload;
