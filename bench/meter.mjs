@@ -1,4 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import pg from 'pg';
 
 /**
@@ -27,14 +27,13 @@ const observer = 'observer';
  * @param {string} options.url of the database
  * @param {number} options.postmaster
  * @param {number} options.app pid
- * @param {string} options.runs table of the runs
  */
-export async function createMeter({ url, postmaster, app, runs }) {
+export async function createMeter({ url, postmaster, app }) {
   const client = new pg.Client({
     connectionString: String(Object.assign(new URL(url), { username: observer })),
   });
   await client.connect();
-  await client.query('CREATE EXTENSION pg_stat_statements');
+  await client.query('CREATE EXTENSION IF NOT EXISTS pg_stat_statements');
   const { rows } = await client.query('SELECT pg_backend_pid() AS pid');
   const own = rows[0].pid;
 
@@ -101,13 +100,17 @@ export async function createMeter({ url, postmaster, app, runs }) {
       return /** @type {number} */ (rows[0].count);
     },
 
-    async endedRuns() {
-      const { rows } = await client.query({
-        name: 'ended',
-        text: `SELECT count(completed_at)::int FROM ${runs}`,
-      });
-      return /** @type {number} */ (rows[0].count);
+    /** Forgets the peak of the app's memory so far. */
+    resetPeak: () => writeFile(`/proc/${app}/clear_refs`, '5'),
+
+    /** The most memory that the app has had since, in bytes. */
+    async peak() {
+      const status = await readFile(`/proc/${app}/status`, 'utf8');
+      return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
     },
+
+    /** @param {string} text @param {unknown[]} [values] */
+    query: async (text, values) => (await client.query(text, values)).rows,
 
     close: () => client.end(),
   };

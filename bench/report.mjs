@@ -1,71 +1,214 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
+import { median } from './statistics.mjs';
+import { worlds } from './worlds.mjs';
 
 /** @typedef {{ world: string, round: number, figures: Record<string, number>, foreignShare: number, top: Record<string, import('./meter.mjs').Statement[]> }} Result */
+/** @typedef {{ median: number, min: number, max: number }} Summary */
+/** @typedef {{ of: string, to: string, goal?: 'http' | 'function' }} Ratio */
+/**
+ * What the project has set itself: the ratio to the official package, per pattern, or for `figure` the
+ * figure itself.
+ *
+ * @typedef {{ most: boolean, http: number, function: number, figure?: boolean }} Goal
+ */
+/** @typedef {{ key: string, label: string, digits: number, goal?: Goal }} Row */
 
-/** Row by row: the figure, what it is, and its number of decimals. */
-const rows = /** @type {const} */ ([
-  ['stepsPerSecond', 'steps/s, 100 runs of 10 steps at once', 0],
-  ['stepLatency', 'ms per sequential step, one run of 50 on an idle system', 1],
-  ['nodeCpu', 'Node CPU ms per step under load', 2],
-  ['postgresCpu', 'PostgreSQL CPU ms per step under load', 2],
-  ['statements', 'SQL statements per step', 1],
-  ['transactions', 'writing transactions per step', 1],
-  ['wal', 'WAL bytes per step', 0],
-  ['fanOut', 'ms for a fan-out of 100 steps, start to end', 0],
-  ['chunksPerSecond', 'stream chunks/s, 1,000 chunks from a step to a reader', 0],
-  ['idleStatements', 'SQL statements/s, idle', 1],
-  ['idleCpu', 'CPU ms/s, idle, Node and PostgreSQL', 1],
-  ['connections', 'connections, idle', 0],
-]);
+/** @param {number} http @param {number} [of] the function proxy's @returns {Goal} */
+const most = (http, of = http) => ({ most: true, http, function: of });
+/** @param {number} http @param {number} [of] the function proxy's @returns {Goal} */
+const least = (http, of = http) => ({ most: false, http, function: of });
+/** @param {number} figure @returns {Goal} */
+const mostFigure = (figure) => ({ ...most(figure), figure: true });
 
-/** @param {number[]} values */
-function summary(values) {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = (sorted.length - 1) / 2;
-  const median = (sorted[Math.floor(middle)] + sorted[Math.ceil(middle)]) / 2;
-  return { median, min: sorted[0], max: sorted[sorted.length - 1] };
-}
+/** @type {Row[]} */
+const rows = [
+  { key: 'runLatency', label: 'ms for a run of one step, idle system', digits: 1 },
+  { key: 'stepLatency10', label: 'ms per sequential step, run of 10, idle system', digits: 1 },
+  {
+    key: 'stepLatency50',
+    label: 'ms per sequential step, run of 50, idle system',
+    digits: 1,
+    goal: most(0.45, 0.35),
+  },
+  { key: 'stepLatency200', label: 'ms per sequential step, run of 200, idle system', digits: 1 },
+  {
+    key: 'stepsPerSecond',
+    label: 'steps/s, 100 runs of 10 steps at once',
+    digits: 0,
+    goal: least(2.5, 3),
+  },
+  { key: 'runsPerSecond', label: 'runs/s, 200 runs of one step at once', digits: 0 },
+  { key: 'fanOutStepsPerSecond', label: 'steps/s, 5 fan-outs of 100 steps at once', digits: 0 },
+  {
+    key: 'fanOut',
+    label: 'ms for a fan-out of 100 steps, start to end',
+    digits: 0,
+    goal: most(0.45),
+  },
+  { key: 'nodeCpu', label: 'Node CPU ms per step under load', digits: 2 },
+  {
+    key: 'nodeCpuAboveFloor',
+    label: 'Node CPU ms per step under load, above the floor',
+    digits: 2,
+    goal: most(0.2),
+  },
+  {
+    key: 'postgresCpu',
+    label: 'PostgreSQL CPU ms per step under load',
+    digits: 2,
+    goal: most(0.4),
+  },
+  {
+    key: 'statements',
+    label: 'SQL statements per step under load',
+    digits: 1,
+    goal: mostFigure(8),
+  },
+  { key: 'transactions', label: 'writing transactions per step under load', digits: 1 },
+  { key: 'wal', label: 'WAL bytes per step under load', digits: 0, goal: most(0.8) },
+  {
+    key: 'walOfPayload',
+    label: 'WAL MiB per step that returns 1 MiB',
+    digits: 2,
+    goal: most(0.55),
+  },
+  { key: 'payloadLatency', label: 'ms per step that returns 1 MiB, 2 runs', digits: 0 },
+  { key: 'peakMemory', label: 'peak memory under load, MiB, Node', digits: 0 },
+  { key: 'hookResume', label: 'ms from resumeHook to the end of its run', digits: 1 },
+  { key: 'sleepLateness', label: 'ms that a sleep ends late, p50', digits: 1 },
+  {
+    key: 'sleepLateness95',
+    label: 'ms that a sleep ends late, p95',
+    digits: 1,
+    goal: mostFigure(15),
+  },
+  {
+    key: 'chunksPerSecond',
+    label: 'stream chunks/s, 1,000 chunks of one step',
+    digits: 0,
+    goal: least(5),
+  },
+  { key: 'firstChunk', label: 'ms from start to the first chunk of its stream', digits: 1 },
+  {
+    key: 'chunkLatency',
+    label: 'ms from write to read of a chunk, one each 20 ms, p50',
+    digits: 1,
+    goal: most(0.3),
+  },
+  {
+    key: 'chunkLatency95',
+    label: 'ms from write to read of a chunk, one each 20 ms, p95',
+    digits: 1,
+  },
+  {
+    key: 'idleStatements',
+    label: 'SQL statements/s, idle',
+    digits: 1,
+    goal: mostFigure(0.5),
+  },
+  { key: 'idleCpu', label: 'CPU ms/s, idle, Node and PostgreSQL', digits: 1 },
+  { key: 'connections', label: 'connections, idle', digits: 0, goal: mostFigure(3) },
+  { key: 'append', label: 'ms per events.create, one after another', digits: 2 },
+  { key: 'appendsPerSecond', label: 'events.create/s, 10 runs at a time', digits: 0 },
+  { key: 'listEvents1k', label: 'ms to list 1,000 events, all pages', digits: 1 },
+  {
+    key: 'listEvents10k',
+    label: 'ms to list 10,000 events, all pages',
+    digits: 1,
+    goal: most(0.3),
+  },
+  { key: 'listRuns', label: 'ms for the first page of 100,000 runs', digits: 2 },
+  { key: 'messagesPerSecond', label: 'messages/s through the queue alone', digits: 0 },
+];
 
-/** @param {Result[]} results */
-export function summarize(results) {
-  /** @type {Record<string, Record<string, ReturnType<typeof summary>>>} */
+/** @type {Ratio[]} */
+export const ratios = [
+  { of: worlds.http.name, to: worlds.official.name, goal: 'http' },
+  { of: worlds.function.name, to: worlds.official.name, goal: 'function' },
+];
+
+/** Of each World with history to the same without. @param {{ name: string, stored: number }[]} contenders @returns {Ratio[]} */
+export const historyRatios = (contenders) =>
+  contenders.flatMap(({ name, stored }, index) =>
+    stored ? [{ of: name, to: contenders[index - 1].name }] : [],
+  );
+
+/** @param {number[]} values @returns {Summary} */
+const summary = (values) => ({
+  median: median(values),
+  min: Math.min(...values),
+  max: Math.max(...values),
+});
+
+/** @param {Result[]} results @param {string} floor name of that World */
+export function summarize(results, floor) {
+  /** @type {Record<string, Record<string, Summary>>} */
   const summaries = {};
-  for (const { world } of results) {
+  for (const world of new Set(results.map((result) => result.world))) {
     const mine = results.filter((result) => result.world === world);
+    const keys = Object.keys(mine[0].figures);
     summaries[world] = Object.fromEntries(
-      Object.keys(mine[0].figures).map((key) => [key, summary(mine.map((r) => r.figures[key]))]),
+      keys.map((key) => [key, summary(mine.map(({ figures }) => figures[key]))]),
     );
+    const above = mine.flatMap(({ round, figures: { nodeCpu } }) => {
+      const same = results.find((result) => result.world === floor && result.round === round);
+      return same && world !== floor ? [nodeCpu - same.figures.nodeCpu] : [];
+    });
+    if (above.length > 0 && keys.includes('nodeCpu')) {
+      summaries[world].nodeCpuAboveFloor = summary(above);
+    }
   }
   return summaries;
 }
 
+/** @param {Goal} goal */
+function textOf({ most, http, function: functions, figure }) {
+  const sign = most ? '≤' : '≥';
+  if (figure) return `${sign} ${http}`;
+  return http === functions
+    ? `${sign} ${http}×`
+    : `HTTP ${sign} ${http}×, function ${sign} ${functions}×`;
+}
+
 /**
- * A table with a column per World, and one for each ratio to the last of them.
+ * A column per World, and one for each ratio, with a sign that tells whether it is what was aimed at.
  *
  * @param {ReturnType<typeof summarize>} summaries
- * @param {string} environment
+ * @param {Ratio[]} wanted
+ * @param {string} session
  */
-export function table(summaries, environment) {
-  const worlds = Object.keys(summaries);
-  const [first, last] = [worlds[0], worlds[worlds.length - 1]];
-  const others = worlds.slice(0, -1);
-  const measured = rows.filter(([key]) => key in summaries[first]);
-  const lines = measured.map(([key, label, digits]) => {
-    const cells = worlds.map((world) => {
-      const { median, min, max } = summaries[world][key];
-      return `${median.toFixed(digits)} (${min.toFixed(digits)}–${max.toFixed(digits)})`;
+export function table(summaries, wanted, session) {
+  const names = Object.keys(summaries);
+  const compared = wanted.filter(({ of, to }) => names.includes(of) && names.includes(to));
+  const hasGoals = compared.some(({ goal }) => goal);
+  const measured = rows.filter(({ key }) => names.some((name) => key in summaries[name]));
+
+  const lines = measured.map(({ key, label, digits, goal }) => {
+    const figures = names.map((name) => {
+      const found = summaries[name][key];
+      if (!found) return '–';
+      const [middle, min, max] = [found.median, found.min, found.max].map((n) => n.toFixed(digits));
+      return `${middle} (${min}–${max})`;
     });
-    for (const world of others) {
-      const ratio = summaries[world][key].median / summaries[last][key].median;
-      cells.push(`${ratio.toFixed(2)}×`);
-    }
-    return [label, ...cells];
+    const quotients = compared.map(({ of, to, goal: pattern }) => {
+      const [mine, theirs] = [summaries[of][key]?.median, summaries[to][key]?.median];
+      if (mine === undefined || theirs === undefined) return '–';
+      const ratio = mine / theirs;
+      const text = `${ratio.toFixed(2)}×`;
+      if (!goal || !pattern) return text;
+      const value = goal.figure ? mine : ratio;
+      const reached = goal.most ? value <= goal[pattern] : value >= goal[pattern];
+      return `${text} ${reached ? '✓' : '✗'}`;
+    });
+    return [label, ...figures, ...quotients, ...(hasGoals ? [goal ? textOf(goal) : ''] : [])];
   });
-  const head = ['median (min–max)', ...worlds, ...others.map((world) => `${world} / ${last}`)];
+
+  const heads = compared.map(({ of, to }) => `${of} / ${to}`);
+  const head = ['median (min–max)', ...names, ...heads, ...(hasGoals ? ['goal'] : [])];
   const rule = head.map((_, index) => (index === 0 ? '---' : '--:'));
   const markdown = [head, rule, ...lines].map((cells) => `| ${cells.join(' | ')} |`);
-  return `${environment}\n\n${markdown.join('\n')}\n`;
+  return `${session}\n\n${markdown.join('\n')}\n`;
 }
 
 /** @param {{ rounds: number, postgres: string, foreignShare: number }} session */
