@@ -12,7 +12,7 @@ import pg from 'pg';
 import { root, startApp } from '../__test__/support/app.mjs';
 import { startPostgres } from '../scripts/support/postgres.mjs';
 import { addRuns } from './history.mjs';
-import { createMeter, createObserver } from './meter.mjs';
+import { createMeter, createObserver, pace } from './meter.mjs';
 import { describe, historyRatios, ratios, summarize, table } from './report.mjs';
 import { scenarios, warmUp } from './scenarios.mjs';
 import { environment, setUp, worlds } from './worlds.mjs';
@@ -109,17 +109,27 @@ async function turn(contender, round) {
   await admin.query('CHECKPOINT');
 
   /** @type {import('./report.mjs').Result} */
-  const result = { world: contender.name, round, figures: {}, foreignShare: 0, top: {} };
+  const result = {
+    world: contender.name,
+    round,
+    figures: {},
+    seconds: {},
+    pace: pace().milliseconds,
+    foreignShare: 0,
+    top: {},
+  };
   const possible = wanted.filter(({ stores }) => world.tables || !stores);
   for (const directory of new Set(possible.map(({ directory }) => directory))) {
     await withApp(world, url, directory, async (subject) => {
       if (!directory) await warmUp(subject);
       for (const scenario of possible) {
         if (scenario.directory !== directory) continue;
+        const begin = performance.now();
         const { figures, cost } = await scenario.measure(subject).catch((cause) => {
           throw new Error(`${scenario.name}: ${cause.message}\n${subject.app.logs()}`, { cause });
         });
         Object.assign(result.figures, figures);
+        result.seconds[scenario.name] = (performance.now() - begin) / 1000;
         if (!cost) continue;
         result.top[scenario.name] = cost.top;
         const share = cost.foreignCpu / cost.seconds / os.availableParallelism();
@@ -149,13 +159,8 @@ try {
       );
     }
   }
-  const foreignShare = Math.max(...results.map((result) => result.foreignShare));
   const summaries = summarize(results, worlds.floor.name);
-  const session = describe({
-    rounds,
-    postgres: `PostgreSQL ${rows[0].server_version}`,
-    foreignShare,
-  });
+  const session = describe(results, `PostgreSQL ${rows[0].server_version}`);
   const markdown = table(summaries, history ? historyRatios(contenders) : ratios, session);
 
   const directory = path.join(root, 'bench/.artifacts');

@@ -3,7 +3,18 @@ import os from 'node:os';
 import { median } from './statistics.mjs';
 import { worlds } from './worlds.mjs';
 
-/** @typedef {{ world: string, round: number, figures: Record<string, number>, foreignShare: number, top: Record<string, import('./meter.mjs').Statement[]> }} Result */
+/**
+ * What one turn of a World has shown.
+ *
+ * @typedef {object} Result
+ * @property {string} world
+ * @property {number} round
+ * @property {Record<string, number>} figures
+ * @property {Record<string, number>} seconds that each scenario took
+ * @property {number} pace of the machine before it
+ * @property {number} foreignShare the most that other processes took of the machine in a scenario
+ * @property {Record<string, import('./meter.mjs').Statement[]>} top
+ */
 /** @typedef {{ median: number, min: number, max: number }} Summary */
 /** @typedef {{ of: string, to: string, goal?: 'http' | 'function' }} Ratio */
 /**
@@ -211,18 +222,20 @@ export function table(summaries, wanted, session) {
   return `${session}\n\n${markdown.join('\n')}\n`;
 }
 
-/** @param {{ rounds: number, postgres: string, foreignShare: number }} session */
-export function describe({ rounds, postgres, foreignShare }) {
+/** @param {Result[]} results @param {string} postgres */
+export function describe(results, postgres) {
   const [{ model }] = os.cpus();
   const memory = Math.round(os.totalmem() / 2 ** 30);
+  const rounds = Math.max(...results.map(({ round }) => round));
+  const foreignShare = Math.max(...results.map((result) => result.foreignShare));
+  const paces = results.map(({ pace }) => pace);
   return [
     `${os.cpus().length} × ${model.trim()}, ${memory} GiB, ${os.type()} ${os.release()}`,
     `Node ${process.version}, ${postgres}`,
     `workflow ${version('workflow')}, fsync on, synchronous_commit as each World sets it`,
     `interleaved rounds: ${rounds}, concurrency 10`,
-    foreignShare > 0
-      ? `other processes took up to ${Math.round(foreignShare * 100)} % of the machine`
-      : 'other processes not measured',
+    `other processes took up to ${Math.round(foreignShare * 100)} % of the machine`,
+    `the same loop took ${Math.min(...paces).toFixed(0)} to ${Math.max(...paces).toFixed(0)} ms`,
   ].join('; ');
 }
 
