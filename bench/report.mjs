@@ -16,7 +16,7 @@ import { worlds } from './worlds.mjs';
  * @property {Record<string, import('./meter.mjs').Statement[]>} top
  */
 /** @typedef {{ median: number, min: number, max: number }} Summary */
-/** @typedef {{ of: string, to: string, goal?: 'http' | 'function' }} Ratio */
+/** @typedef {{ of: string, to: string, goal?: 'http' | 'function' | 'history' }} Ratio */
 /**
  * What the project has set itself: the ratio to the official package, per pattern, or for `figure` the
  * figure itself.
@@ -133,8 +133,12 @@ const rows = [
   { key: 'messagesPerSecond', label: 'messages/s through the queue alone', digits: 0 },
 ];
 
+/** How much worse anything may be with many runs stored. */
+const historyGoal = 1.2;
+
 /** @type {Ratio[]} */
 export const ratios = [
+  { of: worlds.floor.name, to: worlds.official.name },
   { of: worlds.http.name, to: worlds.official.name, goal: 'http' },
   { of: worlds.function.name, to: worlds.official.name, goal: 'function' },
 ];
@@ -142,7 +146,7 @@ export const ratios = [
 /** Of each World with history to the same without. @param {{ name: string, stored: number }[]} contenders @returns {Ratio[]} */
 export const historyRatios = (contenders) =>
   contenders.flatMap(({ name, stored }, index) =>
-    stored ? [{ of: name, to: contenders[index - 1].name }] : [],
+    stored ? [{ of: name, to: contenders[index - 1].name, goal: 'history' }] : [],
   );
 
 /** @param {number[]} values @returns {Summary} */
@@ -152,25 +156,59 @@ const summary = (values) => ({
   max: Math.max(...values),
 });
 
-/** @param {Result[]} results @param {string} floor name of that World */
-export function summarize(results, floor) {
+/** Adds to the figures what a World costs on top of the floor in the same round. @param {Result[]} results */
+export function addAboveFloor(results) {
+  const floor = worlds.floor.name;
+  for (const { world, round, figures } of results) {
+    const { nodeCpu } = figuresOf(results, floor, round);
+    if (world === floor || nodeCpu === undefined) continue;
+    figures.nodeCpuAboveFloor = figures.nodeCpu - nodeCpu;
+  }
+}
+
+/** @param {Result[]} results @param {string} world @param {number} round @returns {Record<string, number | undefined>} */
+const figuresOf = (results, world, round) =>
+  results.find((result) => result.world === world && result.round === round)?.figures ?? {};
+
+/** @param {Result[]} results */
+export function summarize(results) {
   /** @type {Record<string, Record<string, Summary>>} */
   const summaries = {};
   for (const world of new Set(results.map((result) => result.world))) {
     const mine = results.filter((result) => result.world === world);
-    const keys = Object.keys(mine[0].figures);
     summaries[world] = Object.fromEntries(
-      keys.map((key) => [key, summary(mine.map(({ figures }) => figures[key]))]),
+      Object.keys(mine[0].figures).map((key) => [
+        key,
+        summary(mine.map(({ figures }) => figures[key])),
+      ]),
     );
-    const above = mine.flatMap(({ round, figures: { nodeCpu } }) => {
-      const same = results.find((result) => result.world === floor && result.round === round);
-      return same && world !== floor ? [nodeCpu - same.figures.nodeCpu] : [];
-    });
-    if (above.length > 0 && keys.includes('nodeCpu')) {
-      summaries[world].nodeCpuAboveFloor = summary(above);
-    }
   }
   return summaries;
+}
+
+/**
+ * The median of what the rounds say: between them, the machine may have become slower.
+ *
+ * @param {Result[]} results
+ * @param {string} key
+ * @param {Ratio} ratio
+ */
+function ratioOf(results, key, { of, to }) {
+  const all = results.flatMap(({ world, round, figures }) => {
+    const theirs = figuresOf(results, to, round)[key];
+    return world === of && key in figures && theirs !== undefined ? [figures[key] / theirs] : [];
+  });
+  return all.length > 0 ? median(all) : undefined;
+}
+
+/** @param {Row} row @param {Ratio} ratio @param {number} value of that ratio @param {number} figure */
+function isReached({ key, goal }, { goal: pattern }, value, figure) {
+  if (pattern === 'history') {
+    return key.endsWith('PerSecond') ? value >= 1 / historyGoal : value <= historyGoal;
+  }
+  if (!goal || !pattern) return undefined;
+  const compared = goal.figure ? figure : value;
+  return goal.most ? compared <= goal[pattern] : compared >= goal[pattern];
 }
 
 /** @param {Goal} goal */
@@ -185,32 +223,31 @@ function textOf({ most, http, function: functions, figure }) {
 /**
  * A column per World, and one for each ratio, with a sign that tells whether it is what was aimed at.
  *
- * @param {ReturnType<typeof summarize>} summaries
+ * @param {Result[]} results
  * @param {Ratio[]} wanted
  * @param {string} session
  */
-export function table(summaries, wanted, session) {
+export function table(results, wanted, session) {
+  const summaries = summarize(results);
   const names = Object.keys(summaries);
   const compared = wanted.filter(({ of, to }) => names.includes(of) && names.includes(to));
-  const hasGoals = compared.some(({ goal }) => goal);
+  const hasGoals = compared.some(({ goal }) => goal && goal !== 'history');
   const measured = rows.filter(({ key }) => names.some((name) => key in summaries[name]));
 
-  const lines = measured.map(({ key, label, digits, goal }) => {
+  const lines = measured.map((row) => {
+    const { key, label, digits, goal } = row;
     const figures = names.map((name) => {
       const found = summaries[name][key];
       if (!found) return '–';
       const [middle, min, max] = [found.median, found.min, found.max].map((n) => n.toFixed(digits));
       return `${middle} (${min}–${max})`;
     });
-    const quotients = compared.map(({ of, to, goal: pattern }) => {
-      const [mine, theirs] = [summaries[of][key]?.median, summaries[to][key]?.median];
-      if (mine === undefined || theirs === undefined) return '–';
-      const ratio = mine / theirs;
-      const text = `${ratio.toFixed(2)}×`;
-      if (!goal || !pattern) return text;
-      const value = goal.figure ? mine : ratio;
-      const reached = goal.most ? value <= goal[pattern] : value >= goal[pattern];
-      return `${text} ${reached ? '✓' : '✗'}`;
+    const quotients = compared.map((ratio) => {
+      const value = ratioOf(results, key, ratio);
+      if (value === undefined) return '–';
+      const reached = isReached(row, ratio, value, summaries[ratio.of][key].median);
+      const sign = reached === undefined ? '' : reached ? ' ✓' : ' ✗';
+      return `${value.toFixed(2)}×${sign}`;
     });
     return [label, ...figures, ...quotients, ...(hasGoals ? [goal ? textOf(goal) : ''] : [])];
   });
@@ -233,7 +270,7 @@ export function describe(results, postgres) {
     `${os.cpus().length} × ${model.trim()}, ${memory} GiB, ${os.type()} ${os.release()}`,
     `Node ${process.version}, ${postgres}`,
     `workflow ${version('workflow')}, fsync on, synchronous_commit as each World sets it`,
-    `interleaved rounds: ${rounds}, concurrency 10`,
+    `interleaved rounds: ${rounds}, concurrency 10; ratios are medians of those of the rounds`,
     `other processes took up to ${Math.round(foreignShare * 100)} % of the machine`,
     `the same loop took ${Math.min(...paces).toFixed(0)} to ${Math.max(...paces).toFixed(0)} ms`,
   ].join('; ');
