@@ -128,7 +128,7 @@ export async function createObserver(admin) {
 export function pace() {
   const begin = performance.now();
   let value = 0;
-  for (let n = 0; n < 50_000_000; n++) value = (value * 31 + n) | 0;
+  for (let n = 0; n < 100_000_000; n++) value = (Math.imul(value, 31) + n) | 0;
   return { value, milliseconds: performance.now() - begin };
 }
 
