@@ -116,9 +116,10 @@ async function turn(contender, round) {
     round,
     figures: {},
     seconds: {},
-    pace: pace().milliseconds,
+    pace: pace(),
     foreignShare: 0,
     top: {},
+    wal: {},
   };
   const possible = wanted.filter(({ stores }) => world.tables || !stores);
   for (const directory of new Set(possible.map(({ directory }) => directory))) {
@@ -134,6 +135,7 @@ async function turn(contender, round) {
         result.seconds[scenario.name] = (performance.now() - begin) / 1000;
         if (!cost) continue;
         result.top[scenario.name] = cost.top;
+        result.wal[scenario.name] = cost.wal;
         const share = cost.foreignCpu / cost.seconds / os.availableParallelism();
         result.foreignShare = Math.max(result.foreignShare, share);
       }

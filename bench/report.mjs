@@ -13,7 +13,8 @@ import { worlds } from './worlds.mjs';
  * @property {Record<string, number>} seconds that each scenario took
  * @property {number} pace of the machine before it
  * @property {number} foreignShare the most that other processes took of the machine in a scenario
- * @property {Record<string, import('./meter.mjs').Statement[]>} top
+ * @property {Record<string, import('./meter.mjs').Statement[]>} top statements of each scenario
+ * @property {Record<string, import('./meter.mjs').WalRecord[]>} wal records of each scenario
  */
 /** @typedef {{ median: number, min: number, max: number }} Summary */
 /** @typedef {{ of: string, to: string, goal?: 'http' | 'function' | 'history' }} Ratio */
@@ -272,7 +273,7 @@ export function describe(results, postgres) {
     `workflow ${version('workflow')}, fsync on, synchronous_commit as each World sets it`,
     `interleaved rounds: ${rounds}, concurrency 10; ratios are medians of those of the rounds`,
     `other processes took up to ${Math.round(foreignShare * 100)} % of the machine`,
-    `the same loop took ${Math.min(...paces).toFixed(0)} to ${Math.max(...paces).toFixed(0)} ms`,
+    `the same work took ${Math.min(...paces).toFixed(0)} to ${Math.max(...paces).toFixed(0)} ms`,
   ].join('; ');
 }
 
