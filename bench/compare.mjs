@@ -4,6 +4,7 @@
 //
 //   npm run bench -- [--rounds 5] [--worlds floor,http,function,official] [--only load,idle]
 //   npm run bench -- --history [--runs 1000000]: ours when empty, and with that many finished runs
+//   npm run bench -- --profile --worlds http --only load: with CPU profiles of the app's JavaScript
 //
 // Five rounds of all take about 25 minutes on 2 cores, `--history` with its three 10.
 import { mkdir, writeFile } from 'node:fs/promises';
@@ -30,6 +31,7 @@ const { values: options } = parseArgs({
     only: { type: 'string' },
     history: { type: 'boolean', default: false },
     runs: { type: 'string', default: '1000000' },
+    profile: { type: 'boolean', default: false },
   },
 });
 const { history } = options;
@@ -48,6 +50,10 @@ const contenders = names
 const wanted = scenarios.filter(
   ({ name }) => options.only?.split(',').includes(name) ?? !(history && name === 'storage'),
 );
+
+const artifacts = path.join(root, 'bench/.artifacts');
+await mkdir(artifacts, { recursive: true });
+const file = path.join(artifacts, new Date().toISOString().replaceAll(':', '-').slice(0, 19));
 
 delete process.env.WORKFLOW_POSTGRES_URL;
 const postgres = await startPostgres({
@@ -128,9 +134,14 @@ async function turn(contender, round) {
       for (const scenario of possible) {
         if (scenario.directory !== directory) continue;
         const begin = performance.now();
+        if (options.profile) await subject.app.call('startProfile');
         const { figures, cost } = await scenario.measure(subject).catch((cause) => {
           throw new Error(`${scenario.name}: ${cause.message}\n${subject.app.logs()}`, { cause });
         });
+        if (options.profile) {
+          const profile = `${file}-${contender.name.replaceAll(/\W+/g, '-')}-${scenario.name}-${round}`;
+          await writeFile(`${profile}.cpuprofile`, await subject.app.call('stopProfile'));
+        }
         Object.assign(result.figures, figures);
         result.seconds[scenario.name] = (performance.now() - begin) / 1000;
         if (!cost) continue;
@@ -168,10 +179,6 @@ try {
   const session = describe(results, `PostgreSQL ${rows[0].server_version}`);
   const markdown = table(results, history ? historyRatios(contenders) : ratios, session);
 
-  const directory = path.join(root, 'bench/.artifacts');
-  await mkdir(directory, { recursive: true });
-  const stamp = new Date().toISOString().replaceAll(':', '-').slice(0, 19);
-  const file = path.join(directory, stamp);
   await writeFile(`${file}.json`, JSON.stringify({ session, summaries, results }, null, 2));
   await writeFile(`${file}.md`, markdown);
   console.log(`\n${markdown}\n${path.relative(root, file)}.{json,md}`);

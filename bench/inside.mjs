@@ -1,5 +1,6 @@
 // What the benchmark does inside the app's process, beside the SDK: so that no World pays for being
 // watched, and all are watched alike. TEST_METHODS names this module to the app's server.
+import { Session } from 'node:inspector/promises';
 import { getWorld, getWorldHandlers } from '@workflow/core/runtime';
 import { getRun, resumeHook, start } from 'workflow/api';
 
@@ -136,7 +137,22 @@ export function createMethods({ ids }) {
   /** @param {string} name @param {unknown[]} args */
   const started = async (name, args) => (await start({ workflowId: ids[name] }, args)).runId;
 
+  const profiler = new Session();
+
   return {
+    async startProfile() {
+      profiler.connect();
+      await profiler.post('Profiler.enable');
+      await profiler.post('Profiler.start');
+    },
+
+    /** What this process's JavaScript did since, as DevTools open it. */
+    async stopProfile() {
+      const { profile } = await profiler.post('Profiler.stop');
+      profiler.disconnect();
+      return JSON.stringify(profile);
+    },
+
     /**
      * Starts runs at once, or one after another in such intervals, and waits until all have ended.
      *

@@ -149,6 +149,7 @@ export const scenarios = [
             statements: cost.statements / total,
             transactions: cost.transactions / total,
             wal: cost.walBytes / total,
+            connectionsUnderLoad: await subject.meter.connections(),
           }),
         },
         cost,
