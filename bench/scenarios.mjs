@@ -172,7 +172,7 @@ export const scenarios = [
       return {
         figures: {
           fanOutStepsPerSecond: (width * runs) / seconds,
-          fanOut: await oneByOne(subject, fanOut(width), 3),
+          fanOut: await oneByOne(subject, fanOut(width), 5),
         },
         cost,
       };
