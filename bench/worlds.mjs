@@ -10,8 +10,8 @@ const run = promisify(execFile);
  * @typedef {object} World
  * @property {string} name
  * @property {string} target the value of WORKFLOW_TARGET_WORLD
- * @property {string} setup program that prepares an empty database
- * @property {string} runs table of the runs
+ * @property {string} [setup] program that prepares an empty database
+ * @property {import('./history.mjs').Tables} [tables] absent where nothing is stored
  * @property {Record<string, string>} [env] of the app
  */
 
@@ -20,18 +20,30 @@ const officialEntry = fileURLToPath(import.meta.resolve('official-world-postgres
 const ours = {
   target: '@workflow/world-postgres',
   setup: path.join(root, 'bin/workflow-postgres-setup.js'),
-  runs: 'workflow_world.workflow_runs',
+  tables: {
+    schema: 'workflow_world',
+    runs: ['run_id'],
+    steps: ['run_id', 'step_id'],
+    events: ['run_id', 'correlation_id'],
+    eventNumber: 'slot',
+  },
 };
 
 /** @type {Record<string, World>} */
 export const worlds = {
+  floor: { name: 'floor', target: path.join(root, 'bench/floor.mjs') },
   http: { ...ours, name: 'ours, HTTP' },
   function: { ...ours, name: 'ours, function', env: { TEST_PATTERN: 'function' } },
   official: {
     name: 'official 4.3.7',
     target: officialEntry,
     setup: path.join(officialEntry, '../../bin/setup.js'),
-    runs: 'workflow.workflow_runs',
+    tables: {
+      schema: 'workflow',
+      runs: ['id'],
+      steps: ['run_id', 'step_id'],
+      events: ['id', 'run_id', 'correlation_id'],
+    },
   },
 };
 
@@ -53,12 +65,14 @@ export function environment(world, url) {
     WORKFLOW_POSTGRES_URL: url,
     WORKFLOW_POSTGRES_SECURITY_TOKEN: 'token-of-the-benchmark',
     WORKFLOW_POSTGRES_WORKER_CONCURRENCY: '10',
+    TEST_METHODS: path.join(root, 'bench/inside.mjs'),
     ...world.env,
   };
 }
 
 /** @param {World} world @param {string} url */
 export async function setUp(world, url) {
+  if (!world.setup) return;
   const env = { ...process.env, ...environment(world, url) };
   await run(process.execPath, [world.setup], { cwd: root, env });
 }

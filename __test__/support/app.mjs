@@ -82,10 +82,11 @@ export async function workflowIds() {
  * @param {Record<string, string | undefined>} options.env
  * @param {boolean} [options.start]
  * @param {number} [options.port]
+ * @param {string} [options.directory] of compiled workflows, where they are not the fixture's
  * @returns {Promise<App>}
  */
-export async function startApp({ env, start = true, port = 0 }) {
-  const child = fork(path.join(app, 'server.mjs'), [await buildApp()], {
+export async function startApp({ env, start = true, port = 0, directory }) {
+  const child = fork(path.join(app, 'server.mjs'), [directory ?? (await buildApp())], {
     cwd: root,
     env: { ...process.env, ...env, PORT: String(port), TEST_START: String(start) },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],

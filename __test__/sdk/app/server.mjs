@@ -1,5 +1,6 @@
 // A plain node:http host of the compiled workflows in the directory given as argument, and of an
-// RPC by which tests call the SDK inside this process. TEST_PATTERN names one of the `worlds`.
+// RPC by which tests call the SDK inside this process. TEST_PATTERN names one of the `queues`,
+// TEST_METHODS a module with more methods.
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import path from 'node:path';
@@ -25,10 +26,15 @@ const directory = process.argv[2];
 const load = (file) => import(pathToFileURL(path.join(directory, file)).href);
 const { ids } = await load('workflows.mjs');
 /** @param {string} file @returns {Handler} */
-const handler = (file) => async (request) => {
-  const delivery = load(file).then(({ POST }) => POST(request));
-  deliveries.add(delivery);
-  return delivery.finally(() => deliveries.delete(delivery));
+const handler = (file) => {
+  /** @type {Promise<{ POST: Handler }> | undefined} */
+  let route;
+  return async (request) => {
+    route ??= load(file);
+    const delivery = route.then(({ POST }) => POST(request));
+    deliveries.add(delivery);
+    return delivery.finally(() => deliveries.delete(delivery));
+  };
 };
 /** @type {Set<Promise<Response>>} */
 const deliveries = new Set();
@@ -40,7 +46,7 @@ const routes = {
 // Next loads them when they are needed; others before all else.
 if (!process.env.TEST_LATE_ROUTES) await Promise.all([load('flow.cjs'), load('step.cjs')]);
 const entrypoints = { workflowEntrypoint: routes.flow, stepEntrypoint: routes.step };
-const { TEST_PATTERN = 'http', TEST_REDIS_URL, TEST_QUEUE_URL = '' } = process.env;
+const { TEST_PATTERN = 'http', TEST_METHODS, TEST_REDIS_URL, TEST_QUEUE_URL = '' } = process.env;
 
 /**
  * Where the messages of this process go, and who executes them.
@@ -108,6 +114,11 @@ const methods = {
   health: () => world.health(),
   hooks: async (runId) => (await getWorld().hooks.list({ runId })).data,
 };
+
+if (TEST_METHODS) {
+  const { createMethods } = await import(pathToFileURL(TEST_METHODS).href);
+  Object.assign(methods, createMethods({ ids }));
+}
 
 /** @param {AsyncIterable<unknown>} values */
 async function collect(values) {

@@ -1,0 +1,1 @@
+exports.POST = async () => new Response(null, { status: 404 });
