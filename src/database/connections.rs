@@ -25,7 +25,7 @@ const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many rest as long as the configuration allows, others no longer than this.
 const RESTING: usize = 2;
-const SURPLUS_TIMEOUT: Duration = Duration::from_secs(5);
+const SURPLUS_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5000 });
 /// How long statements that are under way when everything is closed may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -231,3 +231,6 @@ fn is_starting(error: &sqlx::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

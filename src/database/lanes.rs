@@ -50,3 +50,54 @@ pub async fn carry_out<T>(
     lanes(&|lanes| lanes.long -= 1);
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_while_a_statement_is_under_way_waits_for_its_end() {
+        let mut lanes = Lanes::new(1);
+        assert!(lanes.enter());
+        assert!(!lanes.enter());
+        lanes.leave();
+        assert!(lanes.enter());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_one_that_takes_long_others_may_begin_but_not_any_number() {
+        let lanes = Rc::new(RefCell::new(Lanes::new(1)));
+        let begun = Rc::new(RefCell::new(0));
+        assert!(lanes.borrow_mut().enter());
+        let long = carry_out(
+            sleep(LONG * 10),
+            |change| change(&mut lanes.borrow_mut()),
+            || {
+                while lanes.borrow_mut().enter() {
+                    *begun.borrow_mut() += 1;
+                    lanes.borrow_mut().long += 1;
+                }
+            },
+        );
+        long.await;
+        assert_eq!(*begun.borrow(), MOST - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_statement_makes_room_for_none() {
+        let lanes = Rc::new(RefCell::new(Lanes::new(1)));
+        assert!(lanes.borrow_mut().enter());
+        let short = carry_out(
+            sleep(LONG / 2),
+            |change| change(&mut lanes.borrow_mut()),
+            || unreachable!("no other lane begins"),
+        );
+        short.await;
+        assert!(!lanes.borrow_mut().enter());
+    }
+}
