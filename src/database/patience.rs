@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// What the SDK, or a user's request, waits for: then they are told 503 and try again themselves.
 pub const BOUNDED: Option<Duration> = Some(Duration::from_secs(10));
@@ -37,6 +37,23 @@ impl Patience {
             Error::Configuration(_) => self.limit.is_none(),
             _ => false,
         }
+    }
+}
+
+/// Tries until PostgreSQL answers, or the patience ends. An attempt is told whether an earlier one may have
+/// come through.
+pub async fn patiently<T, Attempt: Future<Output = Result<T>>>(
+    limit: Option<Duration>,
+    mut attempt: impl FnMut(bool) -> Attempt,
+) -> Result<T> {
+    let patience = Patience::new(limit);
+    let mut failures = 0;
+    loop {
+        match attempt(failures > 0).await {
+            Err(error) if patience.bears(&error) => pause(failures).await,
+            outcome => return outcome,
+        }
+        failures += 1;
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use super::timing::{LEASE, LONGEST_DELAY, RESCUE_PAGE, RESCUE_QUIET, SWEEP, millis};
 use super::{Kind, Message};
 use crate::config::QueueConfig;
-use crate::database::patience::{BOUNDED, Patience, pause};
+use crate::database::patience::{BOUNDED, patiently};
 use crate::database::{Database, Statement, URGENT};
 use crate::error::{Error, Result, not_set_up};
 
@@ -219,15 +219,7 @@ impl Store {
     /// Results in the order of `pushes`, which must be sorted by [`Push::order`]. Waits for PostgreSQL to
     /// come back.
     pub async fn push(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
-        let patience = Patience::new(BOUNDED);
-        let mut failures = 0;
-        let rows = loop {
-            match self.push_once(pushes, failures > 0).await {
-                Err(error) if patience.bears(&error) => pause(failures).await,
-                outcome => break outcome?,
-            }
-            failures += 1;
-        };
+        let rows = patiently(BOUNDED, |retried| self.push_once(pushes, retried)).await?;
         rows.iter()
             .map(|row| {
                 let call = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::database::patience::{Patience, UNBOUNDED, pause};
+use crate::database::patience::{UNBOUNDED, patiently};
 use crate::database::{Database, Statement, URGENT};
 use crate::error::Result;
 
@@ -70,9 +70,7 @@ impl Leases {
     /// Takes the lease anew where it may have expired: true unless another start of the step, or its end,
     /// came meanwhile.
     pub async fn confirm(&self, (run_id, step_id): Step, attempt: i32) -> Result<bool> {
-        let patience = Patience::new(UNBOUNDED);
-        let mut failures = 0;
-        loop {
+        let confirmed = patiently(UNBOUNDED, |_| {
             let query = self
                 .database
                 .query(&self.confirm)
@@ -80,12 +78,9 @@ impl Leases {
                 .bind(step_id.clone())
                 .bind(attempt)
                 .bind(lease_ms());
-            match self.database.execute_once(query).await {
-                Err(error) if patience.bears(&error) => pause(failures).await,
-                outcome => return Ok(outcome?.rows_affected() == 1),
-            }
-            failures += 1;
-        }
+            self.database.execute_once(query)
+        });
+        Ok(confirmed.await?.rows_affected() == 1)
     }
 
     /// The step has ended, and its lease with it.

@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Shared, check_text};
-use crate::database::patience::{Patience, UNBOUNDED, pause};
+use crate::database::patience::{UNBOUNDED, patiently};
 use crate::error::{Error, Result};
 use crate::ids::new_request_id;
 
@@ -88,9 +88,7 @@ impl Shared {
             batch[..effective].iter_mut().flat_map(|write| std::mem::take(&mut write.chunks)).collect();
         let request = new_request_id();
         // Who writes is a step: refused, it would run again.
-        let patience = Patience::new(UNBOUNDED);
-        let mut failures = 0;
-        loop {
+        let written = patiently(UNBOUNDED, |retried| {
             let query = self
                 .database
                 .query(&self.append)
@@ -100,12 +98,9 @@ impl Shared {
                 .bind(closing.is_some())
                 .bind(self.database.notifications.channels().streams.clone())
                 .bind(request)
-                .bind(failures > 0);
-            match self.database.execute_once(query).await {
-                Err(error) if patience.bears(&error) => pause(failures).await,
-                outcome => return outcome.map(drop),
-            }
-            failures += 1;
-        }
+                .bind(retried);
+            self.database.execute_once(query)
+        });
+        written.await.map(drop)
     }
 }
