@@ -961,6 +961,21 @@ describe('spec versions', () => {
 });
 
 describe('what is sent', () => {
+  test('times are kept to the millisecond as far as dates reach', async () => {
+    const runId = await runningRun(world);
+    for (const ms of [-1, 0, 8_481_405_576_010_298, 8_640_000_000_000_000, -210_863_519_999_999]) {
+      const time = new Date(ms);
+      const created = await events.create(
+        runId,
+        event('wait_created', `wait_${ulid()}`, { resumeAt: time }),
+        { occurredAt: time },
+      );
+      assert.deepEqual(created.wait.resumeAt, time);
+      const read = await events.get(runId, created.event.eventId);
+      assert.deepEqual([read.occurredAt, read.eventData.resumeAt], [time, time]);
+    }
+  });
+
   test('occurredAt is kept', async () => {
     const occurredAt = new Date('2026-03-04T05:06:07.891Z');
     const result = await events.create(null, runCreated(), { occurredAt });

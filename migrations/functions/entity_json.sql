@@ -5,9 +5,11 @@ CREATE OR REPLACE FUNCTION :"schema".epoch_ms(at timestamptz) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN (extract(epoch FROM at) * 1000)::bigint;
 
+-- In two parts, each of which a double holds exactly: to_timestamp() alone is a millisecond off in the year
+-- 270,000, which JavaScript's Dates reach.
 CREATE OR REPLACE FUNCTION :"schema".from_epoch_ms(ms bigint) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN to_timestamp(ms / 1000::double precision);
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN to_timestamp(ms / 65536000 * 65536) + ms % 65536000 * interval '1 millisecond';
 
 CREATE OR REPLACE FUNCTION :"schema".run_json(r :"schema".workflow_runs) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
