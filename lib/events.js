@@ -32,7 +32,6 @@ const LEFT_OUT = /** @type {Record<string, string | undefined>} */ ({
 /** The error of a run or step, as the SDK's StructuredError. */
 const ERROR_EVENTS = new Set(['run_failed', 'step_failed', 'step_retrying']);
 const DATES = ['resumeAt', 'retryAfter'];
-const DATED = new Set(['wait_created', 'step_retrying']);
 
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
@@ -178,10 +177,8 @@ export function decodeEvent(runId, out, payload, withPayloads) {
 function dataOf({ eventType, data }, payload, withPayloads) {
   // Just parsed, for this event alone.
   const eventData = data ?? {};
-  if (DATED.has(eventType)) {
-    for (const name of DATES) {
-      if (eventData[name]) eventData[name] = new Date(eventData[name]);
-    }
+  for (const name of DATES) {
+    if (eventData[name]) eventData[name] = new Date(eventData[name]);
   }
   const field = PAYLOAD[eventType];
   if (field && payload) eventData[field] = payload;

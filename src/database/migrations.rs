@@ -99,6 +99,7 @@ pub async fn migrate(database: &Database) -> Result<Report> {
         run(&mut transaction, function).await?;
     }
     transaction.commit().await?;
+    connection.give_back();
     Ok(Report {
         schema: database.config.schema.clone(),
         created: found == State::Absent,
@@ -112,7 +113,10 @@ pub async fn check(database: &Database) -> Result<()> {
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
     check_isolation(&mut transaction).await?;
-    match inspect(&mut transaction, database).await? {
+    let found = inspect(&mut transaction, database).await?;
+    transaction.commit().await?;
+    connection.give_back();
+    match found {
         State::Ours(version) if version == NEWEST => Ok(()),
         State::Ours(version) => Err(Error::NotSetUp(not_set_up(&format!(
             "schema \"{}\" is at version {version}, this package needs {NEWEST}",

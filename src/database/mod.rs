@@ -100,6 +100,11 @@ impl Database {
         self.told(self.connections.get().await).await
     }
 
+    /// One beside the pool's, which may have a single one.
+    async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect_with(self.connections.options()).await?)
+    }
+
     /// How long a round trip takes.
     pub async fn ping(&self) -> Result<Duration> {
         let start = Instant::now();

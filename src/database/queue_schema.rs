@@ -1,12 +1,18 @@
 //! The schema of the pg-boss tables. pg-boss itself says what is in it: the setup command hands its SQL
 //! to us, so that it runs over our connection. A schema that somebody else made is never migrated.
 
+use std::time::Duration;
+
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+use sqlx::postgres::{PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row, Transaction};
+use tokio::time::sleep;
 
 use super::{Database, render, unprepared};
 use crate::error::{Error, Result};
 
+/// Whether another process has ended its setup.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The comment that tells our installation from a user's own pg-boss.
 const MARK: &str = "pg-boss tables, installed by @workflow/world-postgres";
 
@@ -27,6 +33,13 @@ pub enum QueueSchema {
 pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
+    let found = look(&mut transaction, database).await?;
+    transaction.commit().await?;
+    connection.give_back();
+    Ok(found)
+}
+
+async fn look(connection: &mut PgConnection, database: &Database) -> Result<QueueSchema> {
     let row = unprepared(
         "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -35,19 +48,19 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     )
     .bind(database.config.queue_schema.clone())
     .bind(MARK)
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut *connection)
     .await?;
     let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !installed {
         return Ok(if anything {
             QueueSchema::Foreign
         } else {
-            let schema = super::schema_exists(&mut transaction, &database.config.queue_schema).await?;
+            let schema = super::schema_exists(connection, &database.config.queue_schema).await?;
             QueueSchema::Absent { schema }
         });
     }
     let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
-    let version = unprepared(AssertSqlSafe(sql)).fetch_one(&mut *transaction).await?.try_get(0)?;
+    let version = unprepared(AssertSqlSafe(sql)).fetch_one(connection).await?.try_get(0)?;
     Ok(QueueSchema::PgBoss { version, ours })
 }
 
@@ -66,11 +79,20 @@ pub async fn migrate(database: &Database, script: String) -> Result<bool> {
     run(database, script).await
 }
 
-/// The scripts bring their own BEGIN, lock and COMMIT.
+/// The scripts bring their own BEGIN, lock and COMMIT. But a migration ends with indexes that are built
+/// concurrently, outside of a transaction, and two processes that build one wait for each other.
 async fn run(database: &Database, script: String) -> Result<bool> {
+    let mut holder = database.connect().await?;
+    let turn = take_turn(&mut holder, database).await?;
     let mut connection = database.acquire().await?;
-    match connection.execute(AssertSqlSafe(script)).await {
-        Ok(_) => Ok(true),
+    let outcome = connection.execute(AssertSqlSafe(script)).await;
+    turn.rollback().await?;
+    holder.close().await?;
+    match outcome {
+        Ok(_) => {
+            connection.give_back();
+            Ok(true)
+        }
         Err(error) => match error.as_database_error().and_then(|refusal| refusal.code()).as_deref() {
             // Duplicate schema, table, function, type or row: it was made meanwhile. Division by zero
             // is how a migration script of pg-boss says that its version has been reached.
@@ -78,4 +100,19 @@ async fn run(database: &Database, script: String) -> Result<bool> {
             _ => Err(Error::from(error)),
         },
     }
+}
+
+/// Asks for the lock again and again: whoever waits in a statement has a snapshot, and the one that builds an
+/// index waits for that.
+async fn take_turn<'a>(
+    holder: &'a mut PgConnection,
+    database: &Database,
+) -> Result<Transaction<'a, Postgres>> {
+    let mut transaction = holder.begin().await?;
+    let name = format!("workflow-postgres-setup-queue:{}", database.config.queue_schema);
+    let lock = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
+    while !unprepared(lock).bind(name.clone()).fetch_one(&mut *transaction).await?.try_get(0)? {
+        sleep(ASK_AGAIN).await;
+    }
+    Ok(transaction)
 }
