@@ -35,7 +35,10 @@ export interface PostgresWorldConfig {
   schema?: string;
   /** Schema of the pg-boss tables. Environment: `WORKFLOW_POSTGRES_QUEUE_SCHEMA`. Default: `workflow_pgboss`. */
   queueSchema?: string;
-  /** Connections at most. Environment: `WORKFLOW_POSTGRES_MAX_POOL_SIZE`. Default: 10. */
+  /**
+   * Connections at most, and one more for LISTEN. What a burst has opened beyond two is closed when it has rested for
+   * 5 seconds. Environment: `WORKFLOW_POSTGRES_MAX_POOL_SIZE`. Default: 10.
+   */
   maxPoolSize?: number;
   /**
    * Whether statements are prepared once per connection. Off for poolers that do not know prepared

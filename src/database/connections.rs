@@ -22,6 +22,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that rested longer is asked whether it still lives: a restarted server or a
 /// firewall may have cut it, and a statement sent into the void must not fail its caller.
 const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// A name may lead to another server by then, and what a server process has gathered is let go.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many rest as long as the configuration allows, others no longer than this.
 const RESTING: usize = 2;
@@ -70,8 +72,11 @@ impl Manager for Opener {
         Ok(Resting { connection, since: Instant::now() })
     }
 
-    async fn recycle(&self, resting: &mut Resting, _: &Metrics) -> RecycleResult<sqlx::Error> {
+    async fn recycle(&self, resting: &mut Resting, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
         let idle = resting.since.elapsed();
+        if metrics.age() > LIFETIME {
+            return Err(RecycleError::message("old"));
+        }
         if self.silent.since(idle) {
             return Err(RecycleError::message("another connection kept silent"));
         }

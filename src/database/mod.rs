@@ -160,7 +160,7 @@ impl Database {
                 connection.kept_silent()
             }
             // Refused by the server, which awaits the next statement; but a transaction is not at its end.
-            Err(error @ sqlx::Error::Database(_)) if self.config.statement_cache && !is_disconnect(error) => {
+            Err(error @ sqlx::Error::Database(_)) if self.config.statement_cache && !is_useless(error) => {
                 connection.give_back();
             }
             Err(_) => {}
@@ -218,6 +218,14 @@ async fn schema_exists(connection: &mut PgConnection, schema: &str) -> Result<bo
         .fetch_one(connection)
         .await?;
     Ok(row.try_get(0)?)
+}
+
+/// Whether no other statement will do any better on the same connection. After a failover it may lead to a
+/// server that takes no writes any more.
+fn is_useless(error: &sqlx::Error) -> bool {
+    const READ_ONLY: &str = "25006";
+    let code = error.as_database_error().and_then(|refusal| refusal.code());
+    is_disconnect(error) || code.is_some_and(|code| code == READ_ONLY)
 }
 
 fn is_disconnect(error: &sqlx::Error) -> bool {
