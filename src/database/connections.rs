@@ -34,13 +34,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connections {
     pool: Pool<Opener>,
     idle_timeout: Duration,
-    silent: Arc<Silent>,
     tended: AtomicBool,
 }
 
 struct Opener {
     options: PgConnectOptions,
-    silent: Arc<Silent>,
+    silent: Silent,
 }
 
 struct Resting {
@@ -103,13 +102,12 @@ pub struct Connection {
 impl Connections {
     /// Opens nothing.
     pub fn new(options: PgConnectOptions, most: u32, idle_timeout: Duration) -> Arc<Self> {
-        let silent = Arc::new(Silent::default());
-        let opener = Opener { options, silent: Arc::clone(&silent) };
+        let opener = Opener { options, silent: Silent::default() };
         let pool = Pool::builder(opener).max_size(most as usize).queue_mode(QueueMode::Lifo).build();
         // Only timeouts of the pool's own, of which there are none, make it refuse.
         #[allow(clippy::expect_used)]
         let pool = pool.expect("a pool without timeouts");
-        Arc::new(Self { pool, idle_timeout, silent, tended: AtomicBool::new(false) })
+        Arc::new(Self { pool, idle_timeout, tended: AtomicBool::new(false) })
     }
 
     pub fn options(&self) -> &PgConnectOptions {
@@ -201,7 +199,7 @@ impl Connection {
 
     /// It did not answer in time.
     pub fn kept_silent(&self) {
-        self.connections.silent.note();
+        self.connections.pool.manager().silent.note();
     }
 }
 

@@ -7,6 +7,7 @@ use napi::bindgen_prelude::{Buffer, spawn};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
+use super::{NodeReply, to_js};
 use crate::error::{Error, Result};
 use crate::storage::reply::Reply;
 
@@ -49,15 +50,11 @@ impl Calls {
         answers
             .into_iter()
             .map(|(call, outcome)| match outcome {
-                Ok(Reply { json, bytes }) => Answer {
-                    call,
-                    json: (!json.is_empty()).then_some(json),
-                    bytes: (!bytes.is_empty()).then(|| bytes.into()),
-                    error: None,
-                },
-                Err(error) => {
-                    Answer { call, json: None, bytes: None, error: Some(error.to_json().to_string()) }
+                Ok(reply) => {
+                    let NodeReply { json, bytes } = reply.into();
+                    Answer { call, json: (!json.is_empty()).then_some(json), bytes, error: None }
                 }
+                Err(error) => Answer { call, json: None, bytes: None, error: Some(to_js(error).reason) },
             })
             .collect()
     }
