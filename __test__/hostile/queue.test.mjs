@@ -104,7 +104,9 @@ for (const kind of ['workflow', 'step']) {
       const stored = await job(outcome.answer.messageId);
       assert.ok(stored, 'the message is stored');
       assert.equal(stored.data.queueName, queueName);
-      assert.deepEqual(stored.data.headers ?? {}, { ...sentOptions?.headers });
+      // Not spread: what is no header has symbols for keys, as Node gives promises.
+      const headers = Object.fromEntries(Object.entries(sentOptions?.headers ?? {}));
+      assert.deepEqual(stored.data.headers ?? {}, headers);
       assert.equal(stored.data.idempotencyKey, sentOptions?.idempotencyKey ?? undefined);
       assert.equal(asText(await delivered(stored.data, kind)), asText(sent));
     });

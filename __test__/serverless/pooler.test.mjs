@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, describe, test } from 'node:test';
 import pg from 'pg';
+import { getRollbackPlans } from 'pg-boss';
 import { createWorld } from '../../index.js';
 import { setup } from '../../lib/setup.js';
 import {
@@ -114,7 +115,13 @@ async function worksBehind(pattern, { skip, statementCache, preparedStatements }
       t.after(() =>
         sdk.database.pool.query(`DROP SCHEMA IF EXISTS ${own.schema}, ${own.queueSchema} CASCADE`),
       );
-      await Promise.all([setup(own), setup(own), setup(own)]);
+      const atTheSameTime = () => Promise.all([setup(own), setup(own), setup(own)]);
+      await atTheSameTime();
+      const { rows } = await sdk.database.pool.query(
+        `SELECT version FROM ${own.queueSchema}.version`,
+      );
+      await sdk.database.pool.query(getRollbackPlans(own.queueSchema, rows[0].version));
+      await atTheSameTime();
       /** @type {string[]} */
       const lines = [];
       await setup(own, (line) => lines.push(line));

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{AssertSqlSafe, Connection, Executor, Row, Transaction};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::time::sleep;
 
 use super::{Database, render, unprepared};
@@ -74,21 +74,39 @@ pub async fn install(database: &Database, script: String) -> Result<bool> {
     run(database, format!("{script};\n{mark};\n{room}")).await
 }
 
-/// Runs pg-boss's migration script. `false` where another process was faster.
+/// Runs pg-boss's migration script. `false` where another process was faster. The script brings its own BEGIN,
+/// lock and COMMIT, but ends with indexes that are built concurrently, outside of a transaction, and two
+/// processes that build one wait for each other: they take turns.
 pub async fn migrate(database: &Database, script: String) -> Result<bool> {
-    run(database, script).await
-}
-
-/// The scripts bring their own BEGIN, lock and COMMIT. But a migration ends with indexes that are built
-/// concurrently, outside of a transaction, and two processes that build one wait for each other.
-async fn run(database: &Database, script: String) -> Result<bool> {
     let mut holder = database.connect().await?;
-    let turn = take_turn(&mut holder, database).await?;
-    let mut connection = database.acquire().await?;
-    let outcome = connection.execute(AssertSqlSafe(script)).await;
+    // The lock is asked for again and again: whoever waits in a statement has a snapshot, and the one that
+    // builds an index waits for that. Each time in a new transaction: behind a pooler an open one keeps a
+    // server from the process whose turn it is.
+    let turn = loop {
+        let mut transaction = holder.begin().await?;
+        if try_lock(&mut transaction, database).await? {
+            break transaction;
+        }
+        transaction.rollback().await?;
+        sleep(ASK_AGAIN).await;
+    };
+    let outcome = run(database, script).await;
     turn.rollback().await?;
     holder.close().await?;
-    match outcome {
+    outcome
+}
+
+async fn try_lock(connection: &mut PgConnection, database: &Database) -> Result<bool> {
+    let row = unprepared("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(format!("workflow-postgres-setup-queue:{}", database.config.queue_schema))
+        .fetch_one(connection)
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+async fn run(database: &Database, script: String) -> Result<bool> {
+    let mut connection = database.acquire().await?;
+    match connection.execute(AssertSqlSafe(script)).await {
         Ok(_) => {
             connection.give_back();
             Ok(true)
@@ -100,19 +118,4 @@ async fn run(database: &Database, script: String) -> Result<bool> {
             _ => Err(Error::from(error)),
         },
     }
-}
-
-/// Asks for the lock again and again: whoever waits in a statement has a snapshot, and the one that builds an
-/// index waits for that.
-async fn take_turn<'a>(
-    holder: &'a mut PgConnection,
-    database: &Database,
-) -> Result<Transaction<'a, Postgres>> {
-    let mut transaction = holder.begin().await?;
-    let name = format!("workflow-postgres-setup-queue:{}", database.config.queue_schema);
-    let lock = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
-    while !unprepared(lock).bind(name.clone()).fetch_one(&mut *transaction).await?.try_get(0)? {
-        sleep(ASK_AGAIN).await;
-    }
-    Ok(transaction)
 }
