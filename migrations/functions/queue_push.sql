@@ -44,6 +44,7 @@ DECLARE
   job_key   text;
   occupied  boolean;
   other     record;
+  ignored   text;
 BEGIN
   FOR i IN 1 .. cardinality(names) LOOP
     flow := names[i] = flows;
@@ -144,10 +145,12 @@ BEGIN
     RETURN NEXT;
   END LOOP;
 
-  PERFORM pg_notify(channel, a.name) FROM unnest(announced) AS a(name);
+  IF announced <> '{}' THEN
+    PERFORM pg_notify(channel, a.name) FROM unnest(announced) AS a(name);
+  END IF;
   -- See append_events: what a crash takes, it takes together with all that came later.
   IF NOT durable THEN
-    PERFORM set_config('synchronous_commit', 'off', true);
+    ignored := set_config('synchronous_commit', 'off', true);
   END IF;
 END
 $$;

@@ -39,12 +39,17 @@ DECLARE
   hits  uuid[];
   done  uuid[];
   runs  text[];
+  all_of  integer;   -- settlements of the queue
+  ignored text;
 BEGIN
   FOREACH queue IN ARRAY ARRAY[flows, steps] LOOP
+    most := CASE queue WHEN flows THEN most_flows ELSE most_steps END;
+    CONTINUE WHEN most IS NULL AND queue <> ALL (names);
+    all_of := cardinality(array_positions(names, queue));
     done := '{}';
     runs := '{}';
 
-    IF EXISTS (SELECT FROM unnest(names, actions) AS u(name, action) WHERE u.name = queue AND u.action = 'complete') THEN
+    IF all_of > 0 AND 'complete' = ANY (actions) THEN
       -- The dependants of a `blocking` job must see it completed; JavaScript senders can make such.
       WITH gone AS (
         DELETE FROM :"queue_schema".job j USING unnest(names, ids, claims, actions) AS u(name, id, claim, action)
@@ -55,10 +60,7 @@ BEGIN
       )
       SELECT COALESCE(array_agg(g.id), '{}'), COALESCE(array_agg(g.singleton_key), '{}') INTO done, runs FROM gone g;
 
-      IF cardinality(done) < cardinality(ids) AND EXISTS (
-        SELECT FROM unnest(names, ids, actions) AS u(name, id, action)
-        WHERE u.name = queue AND u.action = 'complete' AND u.id <> ALL (done)
-      ) THEN
+      IF cardinality(done) < all_of THEN
         WITH kept AS (
           UPDATE :"queue_schema".job j SET state = 'completed', completed_on = now(), output = NULL
             FROM unnest(names, ids, claims, actions) AS u(name, id, claim, action)
@@ -71,7 +73,7 @@ BEGIN
       END IF;
     END IF;
 
-    IF EXISTS (SELECT FROM unnest(names, actions) AS u(name, action) WHERE u.name = queue AND u.action <> 'complete') THEN
+    IF all_of > 0 AND 'complete' <> ANY (actions) THEN
       SELECT array_agg(h.id ORDER BY h.singleton_key COLLATE "C"), runs || array_agg(h.singleton_key) INTO hits, runs FROM (
         SELECT j.id, j.singleton_key
         FROM unnest(names, ids, claims, actions) AS u(name, id, claim, action)
@@ -109,11 +111,12 @@ BEGIN
       END IF;
     END IF;
 
-    RETURN QUERY
-      SELECT 'lost', queue, u.id::text, u.claim, NULL::integer, NULL, NULL, NULL::bigint
-      FROM unnest(names, ids, claims) AS u(name, id, claim) WHERE u.name = queue AND u.id <> ALL (done);
+    IF cardinality(done) < all_of THEN
+      RETURN QUERY
+        SELECT 'lost', queue, u.id::text, u.claim, NULL::integer, NULL, NULL, NULL::bigint
+        FROM unnest(names, ids, claims) AS u(name, id, claim) WHERE u.name = queue AND u.id <> ALL (done);
+    END IF;
 
-    most := CASE queue WHEN flows THEN most_flows ELSE most_steps END;
     taken := 0;
     IF most IS NOT NULL THEN
       RETURN QUERY SELECT c.* FROM :"schema".queue_claim(queue, queue = flows, most, lease) c;
@@ -121,22 +124,23 @@ BEGIN
     END IF;
 
     -- What can go on now, and did not go on here, others are told of.
-    IF cardinality(runs) > 0 AND taken >= COALESCE(most, 0) AND (
-      queue = flows AND EXISTS (
-        SELECT FROM :"queue_schema".job j
-        WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = ANY (runs)
-          AND j.start_after <= now())
-      OR queue = steps AND EXISTS (
-        SELECT FROM :"queue_schema".job j
-        WHERE j.name = steps AND j.state < 'active' AND j.policy = 'exclusive' AND COALESCE(j.singleton_key, '') = ANY (runs)
-          AND j.start_after <= now())
-    ) THEN
-      PERFORM pg_notify(channel, queue);
+    IF cardinality(runs) > 0 AND taken >= COALESCE(most, 0) THEN
+      IF queue = flows THEN
+        PERFORM pg_notify(channel, queue) WHERE EXISTS (
+          SELECT FROM :"queue_schema".job j
+          WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = ANY (runs)
+            AND j.start_after <= now());
+      ELSE
+        PERFORM pg_notify(channel, queue) WHERE EXISTS (
+          SELECT FROM :"queue_schema".job j
+          WHERE j.name = steps AND j.state < 'active' AND j.policy = 'exclusive' AND COALESCE(j.singleton_key, '') = ANY (runs)
+            AND j.start_after <= now());
+      END IF;
     END IF;
   END LOOP;
 
   -- A settlement that a crash takes back is a delivery that comes again, and user code does not run
   -- before step_started is on the disk, and this claim with it.
-  PERFORM set_config('synchronous_commit', 'off', true);
+  ignored := set_config('synchronous_commit', 'off', true);
 END
 $$;
