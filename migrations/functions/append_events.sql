@@ -2,8 +2,8 @@
 -- that they are about, in one statement and one commit. Calls arrive ordered by run id; calls of
 -- one run keep the order in which they were made.
 --
--- Every rule of an event is checked under the lock of its run row, so that event order, commit order
--- and visibility order are the same. What a rule refuses is an outcome, not an exception: one refused
+-- Every rule of an event is checked under the lock of its run, so that event order, commit order
+-- and visibility order are the same. It is an advisory lock: that of a row is written to the WAL. What a rule refuses is an outcome, not an exception: one refused
 -- call must not undo the others of its batch.
 --
 -- A call's own row comes last among its rows and carries its outcome:
@@ -68,22 +68,14 @@ DECLARE
   at        timestamptz;
   ended     boolean;
   legacy    boolean;
-  creating  boolean;
-  locked    text[];
   durable   boolean := false;
   external_event boolean;
   earlier   record;
   ignored   text;
 BEGIN
-  -- All rows before any write: a batch that waits for a lock must hold nothing that others wait for. A
-  -- run that is not there now, its caller cannot have known of. Calls that create runs never share a
-  -- batch with others (src/storage/append.rs): they insert or lock each run in turn, by id as well.
-  creating := types[1] = 'run_created' OR (types[1] = 'run_started' AND names[1] IS NOT NULL);
-  IF cardinality(run_ids) > 1 AND NOT creating THEN
-    SELECT COALESCE(array_agg(run_id), '{}') INTO locked FROM (
-      SELECT run_id FROM :"schema".workflow_runs WHERE run_id = ANY (run_ids) ORDER BY run_id FOR NO KEY UPDATE
-    ) existing;
-  END IF;
+  -- All before any look or write: a batch that waits for a lock must hold nothing that others wait for.
+  PERFORM pg_advisory_xact_lock(k.key)
+    FROM (SELECT DISTINCT hashtextextended(r.run_id, 0) AS key FROM unnest(run_ids) AS r(run_id) ORDER BY key) k;
 
   FOR i IN 1 .. cardinality(run_ids) LOOP
     out_call := i - 1;
@@ -98,9 +90,7 @@ BEGIN
     out_entity := NULL;
 
     IF i = 1 OR run.run_id IS DISTINCT FROM run_ids[i] THEN
-      SELECT * INTO run FROM :"schema".workflow_runs
-        WHERE run_id = run_ids[i] AND (locked IS NULL OR run_id = ANY (locked)) FOR NO KEY UPDATE;
-      -- A statement of its own: its snapshot must be newer than the lock.
+      SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i];
       SELECT slot, created_at INTO last_slot, last_at FROM :"schema".workflow_events
         WHERE run_id = run_ids[i] ORDER BY slot DESC LIMIT 1;
       last_slot := COALESCE(last_slot, 0);
@@ -113,27 +103,20 @@ BEGIN
       INSERT INTO :"schema".workflow_runs (run_id, workflow_name, deployment_id, spec_version, execution_context,
                                            job_prefix, created_at, updated_at)
         VALUES (run_ids[i], names[i], deployment_ids[i], spec_versions[i], details[i], new_job_prefix, at, at)
-        ON CONFLICT DO NOTHING RETURNING * INTO run;
-      IF run.run_id IS NOT NULL THEN
-        durable := true;
-        last_slot := 1;
-        last_at := at;
-        INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, request_id, data, payload)
-          VALUES (run_ids[i], 1, 'run_created', at, :"schema".from_epoch_ms(occurred_ats[i]), spec_versions[i], requests[i], datas[i],
-                  payloads[i]);
-        IF types[i] = 'run_created' THEN
-          out_outcome := 'appended';
-          out_slot := 1;
-          out_created_at := :"schema".epoch_ms(at);
-          out_entity := :"schema".run_json(run);
-          RETURN NEXT;
-          CONTINUE;
-        END IF;
-      ELSE
-        -- Another caller created it between our look and our insert.
-        SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i] FOR NO KEY UPDATE;
-        SELECT slot, created_at INTO last_slot, last_at FROM :"schema".workflow_events
-          WHERE run_id = run_ids[i] ORDER BY slot DESC LIMIT 1;
+        RETURNING * INTO run;
+      durable := true;
+      last_slot := 1;
+      last_at := at;
+      INSERT INTO :"schema".workflow_events (run_id, slot, type, created_at, occurred_at, spec_version, request_id, data, payload)
+        VALUES (run_ids[i], 1, 'run_created', at, :"schema".from_epoch_ms(occurred_ats[i]), spec_versions[i], requests[i], datas[i],
+                payloads[i]);
+      IF types[i] = 'run_created' THEN
+        out_outcome := 'appended';
+        out_slot := 1;
+        out_created_at := :"schema".epoch_ms(at);
+        out_entity := :"schema".run_json(run);
+        RETURN NEXT;
+        CONTINUE;
       END IF;
     END IF;
 

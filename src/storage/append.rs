@@ -299,25 +299,10 @@ fn first(replies: Vec<Result<Reply>>) -> Result<Reply> {
     replies.into_iter().next().unwrap_or(Err(Error::Database("append_events gave no row".to_owned())))
 }
 
-/// Which calls may share a batch, so that no two batches can wait for each other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    /// A hook's creation waits for whoever holds its token: it must hold no other run's lock meanwhile.
-    Alone,
-    /// These insert runs, or lock those that exist, one after the other in the order of their ids.
-    Creating,
-    /// These lock all their runs before they write anything.
-    Other,
-}
-
 impl Append {
-    fn company(&self) -> Company {
-        match self.event_type.as_str() {
-            "hook_created" => Company::Alone,
-            "run_created" => Company::Creating,
-            "run_started" if self.name.is_some() => Company::Creating,
-            _ => Company::Other,
-        }
+    /// A hook's creation waits for whoever holds its token: it must hold no other run's lock meanwhile.
+    fn is_alone(&self) -> bool {
+        self.event_type == "hook_created"
     }
 }
 
@@ -328,9 +313,8 @@ fn next_batch(waiting: &mut VecDeque<Call>) -> Vec<Call> {
     while let Some(call) = waiting.front() {
         bytes += call.append.bytes();
         if let Some(first) = batch.first() {
-            let company = first.append.company();
             let full = batch.len() == MAX_BATCH_CALLS || bytes > MAX_BATCH_BYTES;
-            if full || company == Company::Alone || company != call.append.company() {
+            if full || first.append.is_alone() || call.append.is_alone() {
                 break;
             }
         }
