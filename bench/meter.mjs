@@ -152,7 +152,7 @@ export function pace() {
 }
 
 /** Whether the server has sent it to itself: a foreign key whose check was deferred. @param {string} query */
-const isCheck = (query) => query.startsWith('SELECT 1 FROM ONLY ');
+const isCheck = (query) => /^SELECT (1|\$\d+) FROM ONLY /.test(query);
 
 /** User, nice and system time of the whole machine, and what its host gave to others. */
 async function machineTicks() {
