@@ -1144,7 +1144,7 @@ async fn neither_claims_nor_settlements_read_past_sleeping_jobs() {
         let sql = place.sql(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false,
                ARRAY[:flows, :steps, :steps], ARRAY[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()],
-               ARRAY[1, 1, 1], ARRAY['complete', 'complete', 'fail'], ARRAY[0, 0, 0], ARRAY[NULL, NULL, 'x'], 10, 10)",
+               ARRAY[1, 1, 1], ARRAY['complete', 'complete', 'fail'], ARRAY[0, 0, 0], ARRAY[NULL, NULL, 'x'], 10, 10, NULL, NULL)",
         );
         let mut connection = connection.lock().await;
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut **connection).await.unwrap();
@@ -1165,6 +1165,74 @@ async fn neither_claims_nor_settlements_read_past_sleeping_jobs() {
         .await;
     let after = pages().await;
     assert!(after < before + 100, "{before} pages before, {after} with 20 000 sleepers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_old_transaction_is_open_a_claim_does_not_read_what_was_claimed_since() {
+    const CLAIMED: i64 = 20_000;
+    let place = Place::new().await;
+    place.process().push(after(step("wrun_1", "step_0"), MINUTE)).await;
+    let mut report = place.pool.begin().await.unwrap();
+    report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    report.execute("SELECT FROM pg_class LIMIT 1").await.unwrap();
+    place
+        .run(&format!(
+            "INSERT INTO :jobs (name, singleton_key, group_id, policy, start_after, created_on)
+             SELECT :steps, 'step_' || n, 'wrun_1', 'exclusive', now() - interval '1 minute', now() - interval '1 minute'
+             FROM generate_series(1, {CLAIMED}) n"
+        ))
+        .await;
+    place.run("DELETE FROM :jobs WHERE start_after < now()").await;
+
+    // One connection: the plans of another would be made anew, and read PostgreSQL's catalogs.
+    let connection = tokio::sync::Mutex::new(place.pool.acquire().await.unwrap());
+    let settle = |since: Option<i64>| {
+        place.sql(&format!(
+            "SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',
+               NULL, 10, NULL, {})",
+            since.map_or("NULL".to_owned(), |since| since.to_string())
+        ))
+    };
+    let pages = async |since: Option<i64>| {
+        let sql = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", settle(since));
+        let mut connection = connection.lock().await;
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut **connection).await.unwrap();
+        let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked(0).unwrap()).unwrap();
+        plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap()
+    };
+    let rows = {
+        let mut connection = connection.lock().await;
+        sqlx::query(AssertSqlSafe(settle(None))).fetch_all(&mut **connection).await.unwrap()
+    };
+    let since = rows.iter().find(|row| row.get::<&str, _>("out_what") == "since").unwrap().get("out_claim");
+    let (all, recent) = (pages(None).await, pages(Some(since)).await);
+    assert!(
+        recent < 100 && all > recent + 400,
+        "{all} pages from the beginning, {recent} from where nothing older waits"
+    );
+    report.rollback().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_appears_older_than_where_the_turns_look_from_is_found() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::answering(Outcome::Done);
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    target.until(1).await;
+    for (n, kind) in [(2, "flows"), (3, "steps")] {
+        place
+            .run(&format!(
+                "INSERT INTO :jobs (name, data, singleton_key, policy, start_after, created_on)
+                 SELECT q.name, '{{\"id\":\"x\",\"data\":\"e30=\"}}', 'old_{kind}', q.policy,
+                   now() - interval '1 hour', now() - interval '1 hour'
+                 FROM \"{}\".queue q WHERE q.name = :{kind}",
+                place.config.database.queue_schema
+            ))
+            .await;
+        target.until(n).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

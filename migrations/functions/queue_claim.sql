@@ -7,13 +7,20 @@
 -- key guarantees: an active flow always carries its run id as key. What that index refuses, because
 -- the other claim was not visible yet, is tried again by the caller ('again'). The short lock_timeout
 -- keeps a claim from waiting for writers that could be waiting for it.
+--
+-- What was claimed stays in the index until no transaction is older than the claim: while a backup or a
+-- report runs, each look would read all of it again. So a caller looks from where it has seen nothing older
+-- wait, with 2 s for those who commit late. Whoever is older all the same, the sweep finds, and the caller
+-- then looks from the beginning.
 CREATE OR REPLACE FUNCTION :"schema".queue_claim(
   queue       text,
   one_per_run boolean,
   most        integer,
-  lease       integer   -- seconds
+  lease       integer,  -- seconds
+  since       bigint    -- epoch µs of where to look from; NULL: from the beginning
 ) RETURNS TABLE (
-  out_what    text,     -- 'claimed', 'again', or 'next' with the time of the next job that will be due
+  out_what    text,     -- 'claimed', 'again', 'next' with the time of the next job that will be due, or
+                        -- 'since', with that of the next call as `out_claim`
   out_queue   text,
   out_id      text,
   out_claim   bigint,   -- epoch µs
@@ -28,6 +35,7 @@ DECLARE
   -- Later than now(), which is when the statement arrived: what has come in since may be waiting for
   -- this very look.
   moment timestamptz := clock_timestamp();
+  oldest timestamptz := COALESCE(timestamptz 'epoch' + since * interval '1 microsecond', '-infinity');
   hits   uuid[] := '{}';
   taken  integer := 0;
 BEGIN
@@ -56,7 +64,7 @@ BEGIN
         hits := hits || ARRAY(
           SELECT j.id FROM :"queue_schema".job j
           WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
-            AND j.priority = 0 AND j.created_on <= moment AND j.start_after <= moment
+            AND j.priority = 0 AND j.created_on >= oldest AND j.created_on <= moment AND j.start_after <= moment
             AND (NOT one_per_run OR (
               SELECT true FROM :"queue_schema".job a
               WHERE a.name = queue AND a.state = 'active'
@@ -110,6 +118,15 @@ BEGIN
     RETURN QUERY SELECT 'again', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL, NULL::bigint;
   END;
 
+  IF oldest < moment - interval '3 seconds' THEN
+    RETURN QUERY
+      SELECT 'since', queue, NULL, (extract(epoch FROM LEAST(moment, (
+          SELECT j.created_on FROM :"queue_schema".job j
+          WHERE j.name = queue AND j.state < 'active' AND NOT j.blocked
+            AND j.priority = 0 AND j.created_on >= oldest AND j.created_on <= moment AND j.start_after <= moment
+          ORDER BY j.created_on LIMIT 1
+        )) - interval '2 seconds') * 1000000)::bigint, NULL::integer, NULL, NULL, NULL::bigint;
+  END IF;
   IF taken < most THEN
     RETURN QUERY
       SELECT 'next', queue, NULL, NULL::bigint, NULL::integer, NULL, NULL,

@@ -19,7 +19,9 @@ CREATE OR REPLACE FUNCTION :"schema".queue_settle(
   delays         bigint[],   -- ms, of 'fail' and 'reschedule'
   errors         text[],
   most_flows     integer,    -- how many to claim; NULL: do not even look
-  most_steps     integer
+  most_steps     integer,
+  since_flows    bigint,     -- see queue_claim
+  since_steps    bigint
 ) RETURNS TABLE (
   out_what    text,          -- 'lost', or see queue_claim
   out_queue   text,
@@ -119,7 +121,8 @@ BEGIN
 
     taken := 0;
     IF most IS NOT NULL THEN
-      RETURN QUERY SELECT c.* FROM :"schema".queue_claim(queue, queue = flows, most, lease) c;
+      RETURN QUERY SELECT c.* FROM :"schema".queue_claim(
+        queue, queue = flows, most, lease, CASE queue WHEN flows THEN since_flows ELSE since_steps END) c;
       GET DIAGNOSTICS taken = ROW_COUNT;
     END IF;
 

@@ -142,12 +142,28 @@ pub struct Claimed {
     pub data: String,
 }
 
+/// How a turn looks for jobs of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// How many to claim; `None` does not look.
+    pub most: Option<i32>,
+    /// Epoch µs: nothing waited before then. `None` looks from the beginning.
+    pub since: Option<i64>,
+}
+
+impl Look {
+    pub fn most(&self) -> usize {
+        self.most.and_then(|most| usize::try_from(most).ok()).unwrap_or(0)
+    }
+}
+
 #[derive(Default)]
 pub struct Turn {
     pub claimed: Vec<Claimed>,
     pub lost: Vec<Claim>,
     pub again: Vec<Kind>,
     pub next: Vec<(Kind, Duration)>,
+    pub since: Vec<(Kind, i64)>,
 }
 
 #[derive(Default)]
@@ -265,8 +281,8 @@ impl Store {
         self.database.fetch_all_once(query).await
     }
 
-    /// Settles, and claims up to as many flows and steps as given; `None` does not look.
-    pub async fn settle(&self, settlements: &[Settlement], most: [Option<i32>; 2]) -> Result<Turn> {
+    /// Settles, and claims as asked.
+    pub async fn settle(&self, settlements: &[Settlement], asked: [Look; 2]) -> Result<Turn> {
         let errors = |settlement: &Settlement| match &settlement.action {
             Action::Fail { error, .. } => Some(storable(error)),
             _ => None,
@@ -289,8 +305,10 @@ impl Store {
             )
             .bind(settlements.iter().map(delays).collect::<Vec<_>>())
             .bind(settlements.iter().map(errors).collect::<Vec<_>>())
-            .bind(most[0])
-            .bind(most[1]);
+            .bind(asked[0].most)
+            .bind(asked[1].most)
+            .bind(asked[0].since)
+            .bind(asked[1].since);
         let mut turn = Turn::default();
         for row in self.database.fetch_all_once_within(query, URGENT).await? {
             let kind = self.queues.kind(row.try_get(1)?);
@@ -306,6 +324,7 @@ impl Store {
                 }),
                 "lost" => turn.lost.push(claim(&row)?),
                 "again" => turn.again.push(kind),
+                "since" => turn.since.push((kind, row.try_get(3)?)),
                 _ => turn.next.push((kind, from_millis(row.try_get(7)?))),
             }
         }

@@ -92,7 +92,7 @@ impl Worker {
         log: Arc<dyn Log>,
     ) -> Arc<Self> {
         let capacity = config.concurrency as usize;
-        let slots = || Slots { capacity, free: capacity, backlog: true, signals: 0, next: None };
+        let slots = || Slots { capacity, free: capacity, backlog: true, signals: 0, next: None, since: None };
         let worker = Arc::new(Self {
             store,
             deliver,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::queue::Kind;
 use crate::queue::pace::Paces;
-use crate::queue::store::{Action, Claim, Push, Settlement};
+use crate::queue::store::{Action, Claim, Look, Push, Settlement};
 use crate::queue::timing::CLAIM_AGAIN;
 
 pub(super) struct State {
@@ -31,6 +31,8 @@ pub(super) struct Slots {
     pub(super) signals: u64,
     /// When the next job will be due.
     pub(super) next: Option<Instant>,
+    /// Where the next look begins; see [`Look`].
+    pub(super) since: Option<i64>,
 }
 
 pub(super) struct Running {
@@ -142,6 +144,6 @@ pub(super) fn settled(settlements: &[Settlement], kind: Kind) -> usize {
 }
 
 /// The slots that a turn took for its claims beyond those of the jobs that it settles.
-pub(super) fn reserved(most: i32, settled: usize) -> usize {
-    usize::try_from(most).unwrap_or(0).saturating_sub(settled)
+pub(super) fn reserved(look: Look, settled: usize) -> usize {
+    look.most().saturating_sub(settled)
 }

@@ -130,7 +130,10 @@ impl Worker {
         {
             let mut state = self.state();
             for kind in swept.due {
-                state.slots_mut(kind).signal();
+                let slots = state.slots_mut(kind);
+                // What it has found may be older than where the turns look from.
+                slots.since = None;
+                slots.signal();
             }
             for (kind, delay) in swept.next {
                 state.slots_mut(kind).due_in(delay);

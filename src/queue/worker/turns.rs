@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Worker;
 use super::state::{reserved, settled};
 use crate::error::Error;
-use crate::queue::store::{Claimed, Settlement, Turn};
+use crate::queue::store::{Claimed, Look, Settlement, Turn};
 use crate::queue::timing::{CLAIM_AGAIN, backoff};
 use crate::queue::{Delivery, Kind};
 
@@ -15,7 +15,7 @@ impl Worker {
     pub(super) async fn take_turns(self: Arc<Self>) {
         let mut failures = 0;
         loop {
-            let Some((settlements, most)) = self.next_turn() else {
+            let Some((settlements, looks)) = self.next_turn() else {
                 let next = self.state().next_due();
                 tokio::select! {
                     () = self.wake.notified() => {}
@@ -25,10 +25,10 @@ impl Worker {
             };
             let signals = self.state().slots.each_ref().map(|slots| slots.signals);
             let asked = Instant::now();
-            match self.store.settle(&settlements, most).await {
+            match self.store.settle(&settlements, looks).await {
                 Ok(turn) => {
                     failures = 0;
-                    self.apply(&settlements, most, signals, turn, asked);
+                    self.apply(&settlements, looks, signals, turn, asked);
                 }
                 // Nobody can settle anything any more; leases run out.
                 Err(Error::Closed) => return,
@@ -37,10 +37,9 @@ impl Worker {
                     {
                         let mut state = self.state();
                         for kind in Kind::ALL {
-                            let most = most[kind as usize].unwrap_or(0);
                             let settled = settled(&settlements, kind);
                             let slots = state.slots_mut(kind);
-                            slots.free += reserved(most, settled);
+                            slots.free += reserved(looks[kind as usize], settled);
                             slots.backlog = true;
                         }
                         // Fenced: writing it late does no harm, and no later than it would have been.
@@ -54,21 +53,21 @@ impl Worker {
     }
 
     /// What the next statement is to do, with the slots for its claims taken; `None`: nothing.
-    #[allow(clippy::type_complexity)]
-    pub(super) fn next_turn(&self) -> Option<(Vec<Settlement>, [Option<i32>; 2])> {
+    pub(super) fn next_turn(&self) -> Option<(Vec<Settlement>, [Look; 2])> {
         let mut state = self.state();
         let claiming = state.gate.open && !state.closing;
         let settlements = std::mem::take(&mut state.settlements);
         let now = Instant::now();
-        let most = Kind::ALL.map(|kind| {
+        let looks = Kind::ALL.map(|kind| {
             let settled = settled(&settlements, kind);
             let slots = state.slots_mut(kind);
             if slots.next.is_some_and(|at| at <= now) {
                 slots.next = None;
                 slots.signal();
             }
+            let since = slots.since;
             if !claiming {
-                return None;
+                return Look { most: None, since };
             }
             let most = if slots.backlog {
                 slots.free + settled
@@ -79,15 +78,16 @@ impl Worker {
                 0
             };
             slots.free -= most.saturating_sub(settled);
-            (most > 0).then_some(i32::try_from(most).unwrap_or(i32::MAX))
+            Look { most: (most > 0).then_some(i32::try_from(most).unwrap_or(i32::MAX)), since }
         });
-        (!settlements.is_empty() || most.iter().any(Option::is_some)).then_some((settlements, most))
+        (!settlements.is_empty() || looks.iter().any(|look| look.most.is_some()))
+            .then_some((settlements, looks))
     }
 
     pub(super) fn apply(
         self: &Arc<Self>,
         settlements: &[Settlement],
-        most: [Option<i32>; 2],
+        looks: [Look; 2],
         signals: [u64; 2],
         turn: Turn,
         asked: Instant,
@@ -104,18 +104,18 @@ impl Worker {
             }
             for kind in Kind::ALL {
                 let claimed = turn.claimed.iter().filter(|claimed| claimed.claim.kind == kind).count();
-                let asked = most[kind as usize].map(|most| usize::try_from(most).unwrap_or(0));
+                let look = looks[kind as usize];
                 let again = turn.again.contains(&kind);
                 let slots = state.slots_mut(kind);
-                slots.free += reserved(most[kind as usize].unwrap_or(0), settled(settlements, kind));
+                slots.free += reserved(look, settled(settlements, kind));
                 slots.free += settled(settlements, kind);
                 slots.free -= claimed;
-                match asked {
+                match look.most {
                     Some(_) if again => {
                         slots.backlog = false;
                         slots.due_in(CLAIM_AGAIN);
                     }
-                    Some(asked) if claimed < asked => {
+                    Some(_) if claimed < look.most() => {
                         slots.backlog = slots.signals != signals[kind as usize];
                     }
                     Some(_) => slots.backlog = true,
@@ -124,6 +124,13 @@ impl Worker {
             }
             for (kind, delay) in turn.next {
                 state.slots_mut(kind).due_in(delay);
+            }
+            for (kind, since) in turn.since {
+                let slots = state.slots_mut(kind);
+                // A sweep may have asked for a look from the beginning meanwhile.
+                if slots.since == looks[kind as usize].since {
+                    slots.since = Some(since);
+                }
             }
         }
         self.ended.notify_waiters();
