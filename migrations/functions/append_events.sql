@@ -3,8 +3,8 @@
 -- one run keep the order in which they were made.
 --
 -- Every rule of an event is checked under the lock of its run, so that event order, commit order
--- and visibility order are the same. It is an advisory lock: that of a row is written to the WAL. What a rule refuses is an outcome, not an exception: one refused
--- call must not undo the others of its batch.
+-- and visibility order are the same. It is an advisory lock: that of a row is written to the WAL. What
+-- a rule refuses is an outcome, not an exception: one refused call must not undo the others of its batch.
 --
 -- A call's own row comes last among its rows and carries its outcome:
 --   appended             the event is in the log at `slot`
