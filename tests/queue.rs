@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::sync::Semaphore;
 use world_postgres::config::{Config, Environment, Options};
@@ -261,6 +261,14 @@ async fn hurry(place: &Place) {
     place.run("UPDATE :jobs SET start_after = now(), created_on = now() WHERE state < 'active' AND start_after > now()").await;
     let channel = &place.database.notifications.channels().queue;
     place.run(&format!("SELECT pg_notify('{channel}', :flows), pg_notify('{channel}', :steps)")).await;
+}
+
+async fn pages_read(connection: &mut PgConnection, sql: &str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
+    let row = sqlx::query(AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
+    let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked(0).unwrap()).unwrap();
+    let pages = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
+    pages("Shared Hit Blocks") + pages("Shared Read Blocks")
 }
 
 // Delivery.
@@ -1142,16 +1150,11 @@ async fn neither_claims_nor_settlements_read_past_sleeping_jobs() {
     let connection = tokio::sync::Mutex::new(place.pool.acquire().await.unwrap());
     let pages = async || {
         let sql = place.sql(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false,
+            "SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false,
                ARRAY[:flows, :steps, :steps], ARRAY[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()],
                ARRAY[1, 1, 1], ARRAY['complete', 'complete', 'fail'], ARRAY[0, 0, 0], ARRAY[NULL, NULL, 'x'], 10, 10, NULL, NULL)",
         );
-        let mut connection = connection.lock().await;
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut **connection).await.unwrap();
-        let plan: String = row.try_get_unchecked(0).unwrap();
-        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-        plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap()
-            + plan[0]["Plan"]["Shared Read Blocks"].as_i64().unwrap()
+        pages_read(&mut *connection.lock().await, &sql).await
     };
     process.push(after(step("wrun_1", "step_0"), MINUTE)).await;
     pages().await;
@@ -1185,7 +1188,7 @@ async fn while_an_old_transaction_is_open_a_claim_does_not_read_what_was_claimed
     place.run("DELETE FROM :jobs WHERE start_after < now()").await;
 
     // One connection: the plans of another would be made anew, and read PostgreSQL's catalogs.
-    let connection = tokio::sync::Mutex::new(place.pool.acquire().await.unwrap());
+    let mut connection = place.pool.acquire().await.unwrap();
     let settle = |since: Option<i64>| {
         place.sql(&format!(
             "SELECT * FROM :schema.queue_settle(:flows, :steps, 'c', 8, false, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',
@@ -1193,19 +1196,10 @@ async fn while_an_old_transaction_is_open_a_claim_does_not_read_what_was_claimed
             since.map_or("NULL".to_owned(), |since| since.to_string())
         ))
     };
-    let pages = async |since: Option<i64>| {
-        let sql = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", settle(since));
-        let mut connection = connection.lock().await;
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut **connection).await.unwrap();
-        let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked(0).unwrap()).unwrap();
-        plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap()
-    };
-    let rows = {
-        let mut connection = connection.lock().await;
-        sqlx::query(AssertSqlSafe(settle(None))).fetch_all(&mut **connection).await.unwrap()
-    };
+    let rows = sqlx::query(AssertSqlSafe(settle(None))).fetch_all(&mut *connection).await.unwrap();
     let since = rows.iter().find(|row| row.get::<&str, _>("out_what") == "since").unwrap().get("out_claim");
-    let (all, recent) = (pages(None).await, pages(Some(since)).await);
+    let all = pages_read(&mut connection, &settle(None)).await;
+    let recent = pages_read(&mut connection, &settle(Some(since))).await;
     assert!(
         recent < 100 && all > recent + 400,
         "{all} pages from the beginning, {recent} from where nothing older waits"
