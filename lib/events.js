@@ -3,6 +3,7 @@ import {
   attached,
   epochMs,
   isBytes,
+  isDate,
   optionalInt32,
   optionalInteger,
   optionalString,
@@ -51,7 +52,7 @@ export function encodeEvent(runId, event, params = {}) {
   if (eventData !== undefined && (typeof eventData !== 'object' || eventData === null)) {
     throw invalid(`eventData of ${eventType} must be an object`);
   }
-  const { data, payload } = split(eventType, eventData ?? {});
+  const { data, payload } = split(eventType, withValidDates(eventData ?? {}));
   if (eventType === 'run_started' && data.workflowName !== undefined && !(specVersion >= 2)) {
     // It would create a run of spec version 1, which cannot be started.
     throw invalid('A run_started that may create its run needs a specVersion of at least 2');
@@ -73,6 +74,22 @@ export function encodeEvent(runId, event, params = {}) {
     timeMs: epochMs('resumeAt or retryAfter', data.resumeAt ?? data.retryAfter),
     webhook: typeof data.isWebhook === 'boolean' ? data.isWebhook : undefined,
   };
+}
+
+/**
+ * Arithmetic with an unset value makes an Invalid Date, which JSON writes as null. The reference World
+ * reads it as the epoch, so that the run goes on at once.
+ * @param {Record<string, any>} eventData
+ */
+function withValidDates(eventData) {
+  const wrong = DATES.filter((name) => isInvalid(eventData[name]));
+  if (wrong.length === 0) return eventData;
+  return { ...eventData, ...Object.fromEntries(wrong.map((name) => [name, new Date(0)])) };
+}
+
+/** @param {unknown} value */
+function isInvalid(value) {
+  return isDate(value) && Number.isNaN(new Date(value).getTime());
 }
 
 /**

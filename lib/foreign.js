@@ -73,7 +73,7 @@ export function createForeignDeliveries(send) {
    */
   async function run(delivery, subject, handler) {
     const result = await handler(delivery.message, delivery.meta);
-    if (asksForTime(result)) await wait(delivery, subject, result.timeoutSeconds);
+    if (asksForTime(result)) await wait(delivery, subject, result.timeoutSeconds || 0);
   }
 
   /**

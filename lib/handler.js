@@ -69,7 +69,7 @@ export function createQueueHandlerFactory(authenticate) {
           execute(message, () => handler(message, meta)),
         );
         return Response.json(
-          asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds } : { ok: true },
+          asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds || 0 } : { ok: true },
         );
       } catch (error) {
         return Response.json(describe(error), { status: 500 });
@@ -102,12 +102,15 @@ const TRUSTED = {
 };
 
 /**
+ * Whether the message is to come again. The SDK asks for NaN seconds where a sleep or a retry was given
+ * an Invalid Date: it is to come at once.
  * @param {void | { timeoutSeconds: number }} result
  * @returns {result is { timeoutSeconds: number }}
  */
 export function asksForTime(result) {
   const timeoutSeconds = result?.timeoutSeconds;
-  return Number.isFinite(timeoutSeconds) && Number(timeoutSeconds) >= 0;
+  if (typeof timeoutSeconds !== 'number') return false;
+  return Number.isNaN(timeoutSeconds) || (timeoutSeconds >= 0 && Number.isFinite(timeoutSeconds));
 }
 
 /**

