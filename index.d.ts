@@ -36,8 +36,8 @@ export interface PostgresWorldConfig {
   /** Schema of the pg-boss tables. Environment: `WORKFLOW_POSTGRES_QUEUE_SCHEMA`. Default: `workflow_pgboss`. */
   queueSchema?: string;
   /**
-   * Connections at most, and one more for LISTEN. What a burst has opened beyond two is closed when it has rested for
-   * 5 seconds. Environment: `WORKFLOW_POSTGRES_MAX_POOL_SIZE`. Default: 10.
+   * Connections at most, one more for LISTEN, and up to two that keep leases alive while deliveries run. What a burst
+   * has opened beyond two is closed when it has rested for 5 seconds. Environment: `WORKFLOW_POSTGRES_MAX_POOL_SIZE`. Default: 10.
    */
   maxPoolSize?: number;
   /**

@@ -119,6 +119,52 @@ test('the lease lasts as long as the code runs', async () => {
   assert.equal((await first).status, 200);
 });
 
+test('a lease is renewed while readers wait for all connections of the pool', async () => {
+  const gate = withResolvers();
+  let executions = 0;
+  const { runId, deliver, begun, leaseUntil } = await step(
+    async () => {
+      executions += 1;
+      await gate.promise;
+      return completed;
+    },
+    async () => {
+      executions += 1;
+      return completed;
+    },
+  );
+  const first = deliver();
+  await begun;
+  const blocker = await database.pool.connect();
+  let locked = true;
+  const readers = [];
+  try {
+    await blocker.query(`BEGIN; LOCK TABLE ${database.schema}.workflow_runs`);
+    for (let reader = 0; reader < 20; reader += 1) {
+      // As `run.returnValue` asks again and again.
+      readers.push(
+        (async () => {
+          while (locked) await world.runs.get(runId).catch(() => {});
+        })(),
+      );
+    }
+    const end = Date.now() + 10_000;
+    while (Date.now() < end) {
+      assert.ok(Number(await leaseUntil()) > Date.now(), 'the lease has expired');
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  } finally {
+    locked = false;
+    await blocker.query('ROLLBACK');
+    blocker.release();
+  }
+  assert.match((await deliver()).body, /TooEarlyError/);
+  gate.resolve(undefined);
+  assert.equal((await first).status, 200);
+  assert.equal(executions, 1);
+  await Promise.all(readers);
+});
+
 test('an execution that leaves no outcome leaves no lease: the next delivery executes at once', async () => {
   const { deliver, leaseUntil } = await step(
     () => Promise.reject(new Error('no outcome')),

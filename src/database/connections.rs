@@ -116,7 +116,11 @@ impl Connections {
 
     /// Waits for one that is free, and for a server that is about to be there.
     pub async fn get(self: &Arc<Self>) -> sqlx::Result<Connection> {
-        let deadline = Instant::now() + ACQUIRE_TIMEOUT;
+        self.get_within(ACQUIRE_TIMEOUT).await
+    }
+
+    pub async fn get_within(self: &Arc<Self>, limit: Duration) -> sqlx::Result<Connection> {
+        let deadline = Instant::now() + limit;
         let mut failures = 0;
         loop {
             let object = match timeout_at(deadline, self.pool.get()).await {

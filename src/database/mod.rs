@@ -28,6 +28,11 @@ use notifications::{Channels, Notifications};
 const SILENCE: Duration = Duration::from_secs(10);
 /// Of the statements that keep leases alive.
 pub const URGENT: Duration = Duration::from_secs(4);
+/// Heartbeats of the queue, and renewals of the steps' leases: neither waits for the other.
+const URGENT_CONNECTIONS: u32 = 2;
+/// Longer than the pause between two heartbeats: connections stay open while leases are held, and are closed
+/// soon after that.
+const URGENT_IDLE: Duration = Duration::from_secs(3);
 /// Who asks for health wants an answer soon.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 const APPLICATION_NAME: &str = "workflow-world-postgres";
@@ -35,6 +40,8 @@ const APPLICATION_NAME: &str = "workflow-world-postgres";
 pub struct Database {
     pub config: DatabaseConfig,
     connections: Arc<Connections>,
+    /// Of the statements that keep leases alive: readers never occupy them.
+    urgent: Arc<Connections>,
     pub notifications: Notifications,
 }
 
@@ -53,13 +60,14 @@ impl Database {
             config.max_pool_size,
             Duration::from_secs(config.idle_timeout_seconds.into()),
         );
+        let urgent = Connections::new(connections.options().clone(), URGENT_CONNECTIONS, URGENT_IDLE);
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
         let notifications = Notifications::new(
             config.listen.then(|| connect_options(&config, listen_url)).transpose()?,
             Arc::clone(&connections),
             Channels::of(&config.schema, &config.queue_schema),
         );
-        Ok(Self { config, connections, notifications })
+        Ok(Self { config, connections, urgent, notifications })
     }
 
     pub fn render(&self, sql: &str) -> Statement {
@@ -72,9 +80,9 @@ impl Database {
 
     /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
     pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
-        let first = self.run(query(), SILENCE).await;
+        let first = self.run(&self.connections, query(), SILENCE).await;
         let result = match first {
-            Err(error) if is_disconnect(&error) => self.run(query(), SILENCE).await,
+            Err(error) if is_disconnect(&error) => self.run(&self.connections, query(), SILENCE).await,
             other => other,
         };
         self.told(result).await
@@ -86,11 +94,23 @@ impl Database {
     }
 
     pub async fn fetch_all_once_within(&self, query: Query, silence: Duration) -> Result<Vec<PgRow>> {
-        self.told(self.run(query, silence).await).await
+        self.told(self.run(&self.connections, query, silence).await).await
     }
 
     pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
-        let result = self.execute(query).await;
+        let result = self.execute(&self.connections, query, SILENCE).await;
+        self.told(result).await
+    }
+
+    /// A write that keeps leases alive, on a connection that nothing else uses.
+    pub async fn fetch_urgently(&self, query: Query) -> Result<Vec<PgRow>> {
+        let result = self.run(&self.urgent, query, URGENT).await;
+        self.told(result).await
+    }
+
+    /// The same for a write without rows.
+    pub async fn execute_urgently(&self, query: Query) -> Result<PgQueryResult> {
+        let result = self.execute(&self.urgent, query, URGENT).await;
         self.told(result).await
     }
 
@@ -121,8 +141,13 @@ impl Database {
         Ok(start.elapsed())
     }
 
-    async fn run(&self, query: Query, silence: Duration) -> sqlx::Result<Vec<PgRow>> {
-        self.on_connection(async |connection| {
+    async fn run(
+        &self,
+        connections: &Arc<Connections>,
+        query: Query,
+        silence: Duration,
+    ) -> sqlx::Result<Vec<PgRow>> {
+        self.on_connection(connections, async |connection| {
             let mut rows = connection.fetch(query);
             let mut all = Vec::new();
             while let Some(row) = answered(silence, rows.try_next()).await? {
@@ -133,17 +158,32 @@ impl Database {
         .await
     }
 
-    async fn execute(&self, query: Query) -> sqlx::Result<PgQueryResult> {
-        self.on_connection(async |connection| answered(SILENCE, connection.execute(query)).await).await
+    async fn execute(
+        &self,
+        connections: &Arc<Connections>,
+        query: Query,
+        silence: Duration,
+    ) -> sqlx::Result<PgQueryResult> {
+        self.on_connection(connections, async |connection| answered(silence, connection.execute(query)).await)
+            .await
     }
 
     /// A statement is parsed in one exchange and executed in the next. Between two transactions a
     /// pooler may change the server, and one that does not know prepared statements then fails.
     async fn on_connection<T>(
         &self,
+        connections: &Arc<Connections>,
         statement: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
-        let mut connection = self.connections.get().await?;
+        let mut connection = if Arc::ptr_eq(connections, &self.urgent) {
+            match self.urgent.get_within(URGENT).await {
+                // PostgreSQL grants no more connections than the pool has.
+                Err(sqlx::Error::Database(_)) => self.connections.get_within(URGENT).await?,
+                other => other?,
+            }
+        } else {
+            connections.get().await?
+        };
         let result = if self.config.statement_cache {
             statement(&mut connection).await
         } else {
@@ -195,7 +235,7 @@ impl Database {
 
     pub async fn close(&self) {
         self.notifications.close().await;
-        self.connections.close().await;
+        tokio::join!(self.connections.close(), self.urgent.close());
     }
 }
 

@@ -340,7 +340,7 @@ impl Store {
             .bind(names)
             .bind(claims.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>())
             .bind(claims.iter().map(|claim| claim.at).collect::<Vec<_>>());
-        let rows = self.database.fetch_all_once_within(query, URGENT).await?;
+        let rows = self.database.fetch_urgently(query).await?;
         let mut lost = Vec::new();
         for row in rows {
             let (job_id, at): (String, i64) = (row.try_get(0)?, row.try_get(1)?);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::database::patience::{UNBOUNDED, patiently};
-use crate::database::{Database, Statement, URGENT};
+use crate::database::{Database, Statement};
 use crate::error::Result;
 
 /// How long a step stays with a process that gives no sign of life. The queue's own lease outlasts it
@@ -78,7 +78,7 @@ impl Leases {
                 .bind(step_id.clone())
                 .bind(attempt)
                 .bind(lease_ms());
-            self.database.execute_once(query)
+            self.database.execute_urgently(query)
         });
         Ok(confirmed.await?.rows_affected() == 1)
     }
@@ -138,7 +138,7 @@ impl Leases {
     async fn write(&self, statement: &Statement, steps: Vec<Step>) {
         let (run_ids, step_ids): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
         let query = self.database.query(statement).bind(run_ids).bind(step_ids).bind(lease_ms());
-        let _ = self.database.fetch_all_once_within(query, URGENT).await;
+        let _ = self.database.fetch_urgently(query).await;
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
