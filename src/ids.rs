@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const EVENT_PREFIX: &str = "evnt_";
 const RUN_PREFIX: &str = "wrun_";
 const HASH_BITS: u32 = 48;
-/// An index entry must hold it; a JWT as a hook token fits.
+/// An index entry must hold it.
 const LONGEST_ID: usize = 2000;
 
 /// The sources of `validateUlidTimestamp` in @workflow/world: a day back, five minutes ahead.
@@ -82,6 +82,14 @@ pub fn check_id<'a>(what: &str, id: &'a str) -> Result<&'a str> {
         )));
     }
     Ok(id)
+}
+
+/// A hook's token: its digest is indexed, so that it may be of any length.
+pub fn check_token(token: &str) -> Result<()> {
+    if token.contains('\0') {
+        return Err(Error::Invalid("a hook's token must not hold NUL characters".to_owned()));
+    }
+    Ok(())
 }
 
 /// Whether anything stored could have this id.

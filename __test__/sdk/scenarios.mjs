@@ -186,6 +186,15 @@ export async function testScenarios(
       await assert.rejects(app.call('resumeHook', token, payload), { name: 'HookNotFoundError' });
     });
 
+    test('a hook may have a token of 60,000 bytes', async () => {
+      const token = `${randomUUID()}.`.repeat(1622);
+      const owner = await start('approval', token);
+      await event(owner, 'hook_created');
+      assert.deepEqual(await run('claim', token), { owner });
+      await app.call('resumeHook', token, 'mine');
+      assert.equal(await outcome(owner), 'mine');
+    });
+
     test('a hook gets every payload, in order', async () => {
       const token = randomUUID();
       const runId = await start('collect', token);

@@ -322,7 +322,8 @@ BEGIN
             out_entity := :"schema".hook_json(hook);
             EXIT;
           END IF;
-          SELECT * INTO hook FROM :"schema".workflow_hooks WHERE token = names[i];
+          SELECT * INTO hook FROM :"schema".workflow_hooks
+            WHERE :"schema".token_digest(token) = :"schema".token_digest(names[i]) AND token = names[i];
           -- Not found: its owner let go of the token between the two statements, so try again.
           IF hook.run_id IS NOT NULL THEN
             -- The loser leaves a row without a token: a repeat must not win after all, once the token is free.

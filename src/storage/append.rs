@@ -22,7 +22,7 @@ use crate::database::lanes::{Lanes, carry_out};
 use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
-use crate::ids::{EventIds, check_id, check_new_run_id, new_request_id, new_run_id};
+use crate::ids::{EventIds, check_id, check_new_run_id, check_token, new_request_id, new_run_id};
 
 const MAX_BATCH_CALLS: usize = 64;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
@@ -88,7 +88,11 @@ impl Append {
             check_id("correlationId", self.correlation_id.as_deref().unwrap_or_default())?;
         }
         if let Some(name) = &self.name {
-            check_id("eventData.workflowName, stepName or token", name)?;
+            if event_type == "hook_created" {
+                check_token(name)?;
+            } else {
+                check_id("eventData.workflowName or stepName", name)?;
+            }
         } else if matches!(event_type, "run_created" | "step_created" | "hook_created") {
             return Err(Error::Invalid(format!(
                 "{event_type} needs a workflowName, stepName or token in its eventData"

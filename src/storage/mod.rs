@@ -17,7 +17,7 @@ use reply::{EntityOut, Page, Payloads, Reply, raw};
 
 use crate::database::{Database, Query, Statement};
 use crate::error::{Error, Result};
-use crate::ids::{EventIds, can_exist, check_id, ulid_time_ms};
+use crate::ids::{EventIds, can_exist, check_id, check_token, ulid_time_ms};
 
 /// The largest page, as documented in `PaginationOptions` of @workflow/world.
 const MAX_LIMIT: i64 = 1000;
@@ -213,7 +213,8 @@ impl Storage {
 
     async fn one_hook(&self, by: HookFilter<'_>, asked: &str, with_metadata: bool) -> Result<Reply> {
         let missing = || Error::HookNotFound { token: asked.to_owned() };
-        if !can_exist(asked) {
+        let possible = if by.2.is_some() { check_token(asked).is_ok() } else { can_exist(asked) };
+        if !possible {
             return Err(missing());
         }
         let pagination = Pagination { limit: Some(1), ..Pagination::default() };
@@ -228,12 +229,12 @@ impl Storage {
         pagination: &Pagination,
         with_metadata: bool,
     ) -> Result<HookPage> {
-        let owned =
-            |id: Option<&str>| id.map(|id| check_id("hook filter", id).map(str::to_owned)).transpose();
-        let (run_id, hook_id, token) = (owned(by.0)?, owned(by.1)?, owned(by.2)?);
+        let run_id = by.0.map(|run_id| check_id("runId", run_id)).transpose()?.map(str::to_owned);
+        let (hook_id, token) = (by.1.map(str::to_owned), by.2.map(str::to_owned));
         let order = pagination.order(Order::Ascending)?;
         let limit = pagination.limit(DEFAULT_HOOKS_LIMIT);
         let cursor = pagination.cursor()?;
+        let digest = ":\"schema\".token_digest";
         let statement = self.list(
             include_str!("sql/hooks_list.sql"),
             order,
@@ -241,7 +242,7 @@ impl Storage {
             &[
                 (run_id.is_some(), "run_id =", 1),
                 (hook_id.is_some(), "hook_id =", 2),
-                (token.is_some(), "token =", 3),
+                (token.is_some(), &format!("{digest}(token) = {digest}($3) AND token ="), 3),
                 (cursor.is_some(), &format!("hook_id {}", order.beyond()), 4),
             ],
         );
