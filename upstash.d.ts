@@ -59,6 +59,8 @@ export interface NewRun {
   /** As the SDK serialises it, or plain JSON. */
   input: unknown;
   executionContext?: Record<string, unknown>;
+  /** Default: the World's own. Runs of version 1 cannot be started. */
+  specVersion?: number;
   /** A new run is pending, from now on: the rest of what a run has is taken, and does not count. */
   status?: 'pending';
   createdAt?: Date;

@@ -10,6 +10,12 @@ import {
   ownsMemory,
 } from './input.js';
 
+/**
+ * The newest spec version that the event log understands. `start()` of the SDK stamps it on runs, and an
+ * event without a version is of this one, as in the reference World.
+ */
+export const SPEC_VERSION = 3;
+
 /** The field of an event's data that carries its payload: stored once, as bytes. */
 const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
   run_created: 'input',
@@ -47,13 +53,14 @@ const DATES = ['resumeAt', 'retryAfter'];
  */
 export function encodeEvent(runId, event, params = {}) {
   if (typeof event !== 'object' || event === null) throw invalid('An event must be an object');
-  const { eventType, correlationId, specVersion, eventData } = event;
+  const { eventType, correlationId, eventData } = event;
+  const specVersion = optionalInt32('specVersion', event.specVersion) ?? SPEC_VERSION;
   if (typeof eventType !== 'string') throw invalid('An event needs an eventType');
   if (eventData !== undefined && (typeof eventData !== 'object' || eventData === null)) {
     throw invalid(`eventData of ${eventType} must be an object`);
   }
   const { data, payload } = split(eventType, withValidDates(eventData ?? {}));
-  if (eventType === 'run_started' && data.workflowName !== undefined && !(specVersion >= 2)) {
+  if (eventType === 'run_started' && data.workflowName !== undefined && specVersion < 2) {
     // It would create a run of spec version 1, which cannot be started.
     throw invalid('A run_started that may create its run needs a specVersion of at least 2');
   }
@@ -61,7 +68,7 @@ export function encodeEvent(runId, event, params = {}) {
     runId: optionalString('runId', runId === '' ? undefined : runId),
     eventType,
     correlationId: optionalString('correlationId', correlationId),
-    specVersion: optionalInt32('specVersion', specVersion),
+    specVersion,
     data: eventData === undefined ? undefined : toJson('eventData', data),
     payload,
     occurredAtMs: epochMs('occurredAt', params.occurredAt),

@@ -1,11 +1,11 @@
 import { configure } from './configuration.js';
 import { shareCore } from './core.js';
 import { call, callSync, worldError } from './errors.js';
-import { encodeEvent } from './events.js';
+import { encodeEvent, SPEC_VERSION } from './events.js';
 import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
-import { isBytes, reading } from './input.js';
+import { reading } from './input.js';
 import { logToConsole } from './log.js';
 import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { AUTHENTICATE } from './qstash.js';
@@ -22,10 +22,6 @@ const SDK_WORLDS = [
 ];
 /** Lets one World of ours leave its deliveries to another. */
 const RECEIVER = Symbol.for(`${PACKAGE}//receiver`);
-/** The newest spec version that the event log understands; `start()` of the SDK stamps it on runs. */
-const SPEC_VERSION = 3;
-/** Plain JSON as input and output. */
-const LEGACY_SPEC_VERSION = 1;
 /** Stored on runs and compared by the SDK: changing it makes re-runs probe through the queue. */
 const DEPLOYMENT_ID = 'postgres';
 /** Longer than the event of a cancel may have to wait for PostgreSQL. */
@@ -149,12 +145,11 @@ function createRun(storage) {
   /** @param {import('../upstash.js').NewRun} newRun */
   return async (newRun) => {
     const { runId, ...event } = reading(() => {
-      const { runId, deploymentId, workflowName, input, executionContext } = newRun;
+      const { runId, deploymentId, workflowName, input, executionContext, specVersion } = newRun;
       return {
         runId,
         eventType: 'run_created',
-        // Serialised by the SDK, or plain JSON as before it did so.
-        specVersion: isBytes(input) ? SPEC_VERSION : LEGACY_SPEC_VERSION,
+        specVersion,
         eventData: { deploymentId, workflowName, input, executionContext },
       };
     });

@@ -105,7 +105,7 @@ test('a buffer that was transferred away is not taken for an empty one', async (
 
 test('a run that cannot be started is not created by its start', async () => {
   const { eventData } = runCreated();
-  for (const specVersion of [undefined, null, 0, 1]) {
+  for (const specVersion of [0, 1]) {
     const runId = `wrun_${ulid()}`;
     const started = { ...event('run_started', undefined, eventData), specVersion };
     await assertInvalid(world.events.create(runId, started), /specVersion/);

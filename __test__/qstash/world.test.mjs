@@ -54,6 +54,24 @@ describe('runs.create', () => {
     );
   });
 
+  test('makes a run of the spec version that it is given, or of the current one', async (t) => {
+    const { world } = await placeWithStorage(t);
+    for (const input of [['arg1'], Uint8Array.of(1)]) {
+      for (const [specVersion, expected] of [
+        [undefined, 3],
+        [1, 1],
+        [2, 2],
+        [3, 3],
+      ]) {
+        const run = await world.runs.create(newRun({ input, specVersion }));
+        assert.equal(/** @type {any} */ (run).specVersion, expected);
+      }
+      await assert.rejects(world.runs.create(newRun({ input, specVersion: 4 })), {
+        name: 'RunNotSupportedError',
+      });
+    }
+  });
+
   test('takes what the SDK has serialised', async (t) => {
     const { world } = await placeWithStorage(t);
     const input = Uint8Array.from([0, 255, 1]);

@@ -890,7 +890,7 @@ describe('the guard of stateUpdatedAt', () => {
 });
 
 describe('spec versions', () => {
-  for (const specVersion of [undefined, 1]) {
+  for (const specVersion of [0, 1]) {
     test(`a run of spec version ${specVersion} can only be cancelled, without an event`, async () => {
       const runId = await pendingRun(world, { specVersion });
       legacyRuns.push(runId);
@@ -987,6 +987,50 @@ describe('spec versions', () => {
     assert.deepEqual([stored.runSpecVersion, stored.worldSpecVersion], [7, 3]);
     assert.equal((await runs.get(runId)).specVersion, 7);
     await pool.query(change, [runId, 3]);
+  });
+
+  test('what has no spec version is of the current one', async () => {
+    for (const specVersion of [undefined, null]) {
+      const bare = (/** @type {Record<string, any>} */ event) => ({ ...event, specVersion });
+      const created = await events.create(null, bare(runCreated()));
+      const { runId } = created.run;
+      const { run } = await events.create(runId, bare(event('run_started')));
+      assert.deepEqual([run.status, run.specVersion], ['running', 3]);
+
+      const [stepId, hookId, waitId] = [`step_${ulid()}`, `hook_${ulid()}`, `wait_${ulid()}`];
+      const { step } = await events.create(runId, bare(stepCreated(stepId)));
+      const { hook } = await events.create(
+        runId,
+        bare(event('hook_created', hookId, { token: hookId })),
+      );
+      const { wait } = await events.create(
+        runId,
+        bare(event('wait_created', waitId, { resumeAt: new Date() })),
+      );
+      assert.deepEqual([step.specVersion, hook.specVersion, wait.specVersion], [3, 3, 3]);
+      for (const next of [
+        event('step_started', stepId),
+        event('step_retrying', stepId, { stepName: 's', error: '' }),
+        event('step_completed', stepId, { stepName: 's', result: bytes('r') }),
+        event('hook_received', hookId, { token: hookId, payload: bytes('p') }),
+        event('hook_disposed', hookId, { token: hookId }),
+        event('wait_completed', waitId),
+        ENDS.completed,
+      ]) {
+        await events.create(runId, bare(next));
+      }
+      const log = await logOf(world, runId);
+      assert.equal(log.length, 12);
+      for (const { eventType, specVersion } of log) assert.equal(specVersion, 3, eventType);
+    }
+  });
+
+  test('a resilient start without a spec version makes a run of the current one', async () => {
+    const runId = `wrun_${ulid()}`;
+    const { eventData } = runCreated();
+    const started = { ...event('run_started', undefined, eventData), specVersion: undefined };
+    const { run } = await events.create(runId, started);
+    assert.deepEqual([run.status, run.specVersion], ['running', 3]);
   });
 
   test('a run of spec version 2 is a run', async () => {
