@@ -73,6 +73,7 @@ interface StepRow {
   retryAfter: Date | null;
   /** Of the process that runs the step's code. */
   leaseUntil: Date | null;
+  leaseRequest: number | null;
 }
 
 interface HookRow {

@@ -62,6 +62,7 @@ export function tables(
     completedAt: time('completed_at'),
     retryAfter: time('retry_after'),
     leaseUntil: time('lease_until'),
+    leaseRequest: bigint('lease_request', { mode: 'number' }),
   });
   const hookColumns = () => ({
     runId: text('run_id').notNull(),

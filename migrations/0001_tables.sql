@@ -81,6 +81,9 @@ CREATE TABLE :"schema".workflow_steps (
   retry_after  timestamptz,
   -- Of the process that runs the step's code.
   lease_until  timestamptz,
+  -- The number of the step_started that began the current attempt: only its own process may renew the lease,
+  -- give it back or settle the step.
+  lease_request bigint,
   PRIMARY KEY (run_id, step_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 

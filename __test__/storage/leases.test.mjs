@@ -6,6 +6,7 @@ import {
   assertLogIsSound,
   bytes,
   event,
+  logOf,
   openWorld,
   pendingStep,
   refusal,
@@ -75,6 +76,13 @@ function withResolvers() {
   });
   return { promise, resolve };
 }
+
+/** As if the process that executes the step had given no sign of life for long. @param {string} stepId */
+const expire = (stepId) =>
+  database.pool.query(
+    `UPDATE ${database.schema}.workflow_steps SET lease_until = now() - interval '1 minute' WHERE step_id = $1`,
+    [stepId],
+  );
 
 const completed = event('step_completed', undefined, { result: bytes('result') });
 
@@ -213,6 +221,98 @@ test('a delivery that is told to come back is told in whole seconds, of which on
   assert.equal((await deliver()).status, 200, String(await begun));
 });
 
+for (const outcome of [
+  completed,
+  event('step_failed', undefined, { error: 'no' }),
+  event('step_retrying', undefined, { error: 'again' }),
+]) {
+  test(`${outcome.eventType} of an attempt that another delivery took over is refused`, async () => {
+    const stale = withResolvers();
+    const taken = withResolvers();
+    const gate = withResolvers();
+    const { runId, stepId, deliver, begun, leaseUntil } = await step(
+      async () => {
+        await stale.promise;
+        // What the SDK does: it takes the step for finished, and leaves it alone.
+        const error = await refusal(
+          world.events.create(runId, { ...outcome, correlationId: stepId }),
+        );
+        assert.equal(error.name, 'EntityConflictError', error.stack);
+        return undefined;
+      },
+      async () => {
+        taken.resolve(undefined);
+        await gate.promise;
+        return completed;
+      },
+    );
+    const first = deliver();
+    await begun;
+    await expire(stepId);
+    const second = deliver();
+    await taken.promise;
+    stale.resolve(undefined);
+    const answer = await first;
+    // The delivery of the stale attempt must not be taken for done: the one that took over may die too.
+    assert.ok(answer.body.timeoutSeconds > 0, JSON.stringify(answer));
+    assert.ok(await leaseUntil(), 'the lease of the attempt that runs');
+    gate.resolve(undefined);
+    assert.equal((await second).status, 200);
+    const types = (await logOf(world, runId)).map(({ eventType }) => eventType);
+    assert.deepEqual(types.slice(-3), ['step_started', 'step_started', 'step_completed']);
+    await assertLogIsSound(database);
+  });
+}
+
+test('an attempt that nobody took over counts, though its lease has expired', async () => {
+  const gate = withResolvers();
+  const { stepId, deliver, begun } = await step(async () => {
+    await gate.promise;
+    return completed;
+  });
+  const first = deliver();
+  await begun;
+  await expire(stepId);
+  gate.resolve(undefined);
+  assert.deepEqual(await first, { status: 200, body: { ok: true } });
+});
+
+test('a stale attempt neither renews nor gives back the lease of the attempt that took over', async () => {
+  const gate = withResolvers();
+  const failing = withResolvers();
+  const waiting = async () => {
+    await gate.promise;
+    return completed;
+  };
+  const stale = await step(() =>
+    failing.promise.then(() => Promise.reject(new Error('no outcome'))),
+  );
+  const first = stale.deliver();
+  await stale.begun;
+  // As another process takes it over.
+  const { rows } = await database.pool.query(
+    `UPDATE ${database.schema}.workflow_steps SET lease_request = lease_request + 1, lease_until = '2100-01-01'
+     WHERE step_id = $1 RETURNING lease_until`,
+    [stale.stepId],
+  );
+  // A step that this process does hold tells when it has renewed what it holds.
+  const own = await step(waiting);
+  const second = own.deliver();
+  await own.begun;
+  for (let renewals = 0, last = await own.leaseUntil(); renewals < 2; ) {
+    const now = await own.leaseUntil();
+    if (Number(now) > Number(last)) renewals += 1;
+    last = now;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assert.deepEqual(await stale.leaseUntil(), rows[0].lease_until);
+  failing.resolve(undefined);
+  assert.equal((await first).status, 500);
+  assert.deepEqual(await stale.leaseUntil(), rows[0].lease_until);
+  gate.resolve(undefined);
+  assert.equal((await second).status, 200);
+});
+
 for (const { others, outcome } of [
   { others: 0, outcome: 'executes the step, which is still its own' },
   { others: 1, outcome: 'executes nothing where another start came since' },
@@ -239,7 +339,7 @@ for (const { others, outcome } of [
     while (!(await leaseUntil())) await new Promise((resolve) => setTimeout(resolve, 50));
     // As another process would start it, once the lease has expired.
     await database.pool.query(
-      `UPDATE ${database.schema}.workflow_steps SET attempt = attempt + $1 WHERE step_id = $2`,
+      `UPDATE ${database.schema}.workflow_steps SET lease_request = lease_request + $1 WHERE step_id = $2`,
       [others, stepId],
     );
     // The answer is on its way; what is asked next is answered at once.

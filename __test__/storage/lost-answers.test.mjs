@@ -26,23 +26,27 @@ const COMMAND_COMPLETE = 'C'.charCodeAt(0);
 
 /**
  * Stands between a World and PostgreSQL. Once armed, it lets the next statement through, waits until
- * PostgreSQL says that it is complete, and cuts the connection instead of telling.
+ * PostgreSQL says that it is complete, and cuts the connection instead of telling, after `meanwhile`.
  *
  * @param {string} target
  */
 async function answerLoser(target) {
   const { hostname, port } = new URL(target);
-  let armed = false;
+  /** @type {(() => Promise<unknown>) | undefined} */
+  let armed;
   let lost = 0;
   const server = createServer({ noDelay: true }, (client) => {
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
     client.pipe(upstream);
     upstream.on('data', (chunk) => {
       if (armed && completes(chunk)) {
-        armed = false;
+        const meanwhile = armed;
+        armed = undefined;
         lost += 1;
-        client.destroy();
-        upstream.destroy();
+        meanwhile().then(() => {
+          client.destroy();
+          upstream.destroy();
+        });
       } else {
         client.write(chunk);
       }
@@ -61,10 +65,10 @@ async function answerLoser(target) {
   url.port = String(/** @type {import('node:net').AddressInfo} */ (server.address()).port);
   return {
     url: url.href,
-    /** @template T @param {() => Promise<T>} call */
-    async during(call) {
+    /** @template T @param {() => Promise<T>} call @param {() => Promise<unknown>} [meanwhile] */
+    async during(call, meanwhile = async () => {}) {
       const before = lost;
-      armed = true;
+      armed = meanwhile;
       const result = await call();
       assert.equal(lost, before + 1, 'no answer was lost');
       return result;
@@ -218,6 +222,33 @@ describe('an event whose commit was not answered is recognised when it is sent a
     assert.equal(received.length, 40);
   });
 });
+
+for (const { since, name, error } of [
+  { since: [], name: 'runs', error: 'TooEarlyError' },
+  {
+    since: [event('step_completed', undefined, { result: bytes('result') })],
+    name: 'has completed',
+    error: 'EntityConflictError',
+  },
+]) {
+  test(`a start whose answer was lost is not told of an attempt of another, which ${name}`, async () => {
+    await runningRun(world);
+    const runId = await runningRun(direct);
+    const stepId = await pendingStep(direct, runId);
+    const started = loser.during(
+      () => refusal(world.events.create(runId, event('step_started', stepId))),
+      async () => {
+        for (const { eventType, eventData } of [event('step_started'), ...since]) {
+          await direct.events.create(runId, event(eventType, stepId, eventData));
+        }
+      },
+    );
+    assert.equal((await started).name, error);
+    const log = await logOf(direct, runId);
+    assert.equal(log.filter(({ eventType }) => eventType === 'step_started').length, 2);
+    await assertLogIsSound(database);
+  });
+}
 
 test('chunks of a stream whose commit was not answered are there once', async () => {
   const runId = await runningRun(direct);

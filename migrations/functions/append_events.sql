@@ -9,7 +9,7 @@
 -- A call's own row comes last among its rows and carries its outcome:
 --   appended             the event is in the log at `slot`
 --   unchanged            nothing to append: the run runs already, or is a legacy run being cancelled
---   entity_conflict      exists already, or is in a terminal state
+--   entity_conflict      exists already, is in a terminal state, or is another request's attempt
 --   run_not_found, step_not_found, hook_not_found, wait_not_found
 --   run_expired          the run has ended
 --   too_early            the step may start again in `entity` (JSON) seconds, or another process runs it,
@@ -40,6 +40,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
   webhooks        boolean[],
   leases          bigint[],   -- ms of the lease that a step_started takes, if it does
+  attempt_requests bigint[],  -- the step_started whose attempt an outcome settles; NULL: whichever there is
   requests        bigint[],   -- the caller's own number of each call
   retries         boolean[],  -- an answer to the same call was lost with its connection
   new_job_prefix  text        -- the queues that serve runs created by this batch
@@ -144,7 +145,11 @@ BEGIN
         WHEN 'step' THEN
           SELECT * INTO step FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i];
           out_entity := :"schema".step_json(step);
-          IF earlier.type = 'step_started' THEN
+          IF earlier.type = 'step_started' AND (step.status <> 'running' OR step.lease_request <> requests[i]) THEN
+            -- The answer was lost for so long that another request has started the step, or settled it.
+            out_outcome := CASE WHEN step.status IN ('pending', 'running') THEN 'too_early' ELSE 'entity_conflict' END;
+            out_entity := GREATEST(1, ceil(extract(epoch FROM step.lease_until - clock_timestamp())));
+          ELSIF earlier.type = 'step_started' THEN
             SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
               WHERE run_id = run.run_id AND slot = step.input_slot;
           END IF;
@@ -283,14 +288,15 @@ BEGIN
       ELSE
         UPDATE :"schema".workflow_steps SET
             status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at,
-            lease_until = clock_timestamp() + leases[i] * interval '1 millisecond'
+            lease_until = clock_timestamp() + leases[i] * interval '1 millisecond', lease_request = requests[i]
           WHERE run_id = run.run_id AND step_id = correlation_ids[i] RETURNING * INTO step;
         SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
           WHERE run_id = run.run_id AND slot = step.input_slot;
         out_entity := :"schema".step_json(step);
       END IF;
 
-    -- Allowed when the run has ended: a step that was running then may still report.
+    -- Allowed when the run has ended: a step that was running then may still report. Refused where another
+    -- request has started the step since: the attempt is that one's.
     WHEN 'step_completed', 'step_failed', 'step_retrying' THEN
       UPDATE :"schema".workflow_steps SET
           status = CASE types[i] WHEN 'step_completed' THEN 'completed' WHEN 'step_failed' THEN 'failed' ELSE 'pending' END,
@@ -301,6 +307,7 @@ BEGIN
           lease_until = NULL,
           updated_at = at
         WHERE run_id = run.run_id AND step_id = correlation_ids[i] AND status IN ('pending', 'running')
+          AND (attempt_requests[i] IS NULL OR lease_request = attempt_requests[i])
         RETURNING * INTO step;
       IF step.run_id IS NOT NULL THEN
         out_entity := :"schema".step_json(step);

@@ -17,7 +17,7 @@ use crate::database::{Database, migrations, queue_schema};
 use crate::error::Result;
 use crate::queue::{Level, Log, pgboss};
 use crate::storage::reply::{Payloads, Reply, to_json};
-use crate::storage::{Append, LEASE, Pagination, Storage};
+use crate::storage::{Append, LEASE, Lease, Pagination, Storage};
 use crate::streams::{ChunkPage, Streams};
 
 /// The storage and streams of one database, schema and job prefix.
@@ -48,6 +48,7 @@ pub struct AppendRequest {
     pub time_ms: Option<i64>,
     pub webhook: Option<bool>,
     pub lease: Option<bool>,
+    pub attempt_request: Option<i64>,
 }
 
 #[napi(object, object_to_js = false)]
@@ -140,22 +141,23 @@ impl Core {
         to_json(&health).map_err(to_js)
     }
 
-    /// Of a step whose code runs no more, and left no outcome.
+    /// Of a step whose code runs no more, and left no outcome. `request` began the attempt, as in the answer
+    /// to its `step_started`.
     #[napi]
-    pub async fn release_step(&self, run_id: String, step_id: String) {
-        self.storage.leases.release((run_id, step_id)).await;
+    pub async fn release_step(&self, run_id: String, step_id: String, request: i64) {
+        self.storage.leases.release(Lease { run_id, step_id, request }).await;
     }
 
-    /// Whether a step that was started long ago is still this caller's: nobody started it since.
+    /// Whether a step that was started long ago is still this caller's: no other request started it since.
     #[napi]
-    pub async fn confirm_step(&self, run_id: String, step_id: String, attempt: i32) -> napi::Result<bool> {
-        self.storage.leases.confirm((run_id, step_id), attempt).await.map_err(to_js)
+    pub async fn confirm_step(&self, run_id: String, step_id: String, request: i64) -> napi::Result<bool> {
+        self.storage.leases.confirm(Lease { run_id, step_id, request }).await.map_err(to_js)
     }
 
     /// Of a step whose lease was over before its code could run.
     #[napi(catch_unwind)]
-    pub fn forget_step(&self, run_id: String, step_id: String) {
-        self.storage.leases.ended(&(run_id, step_id));
+    pub fn forget_step(&self, run_id: String, step_id: String, request: i64) {
+        self.storage.leases.ended(&Lease { run_id, step_id, request });
     }
 
     /// How long a step stays with a process that gives no sign of life.
@@ -203,6 +205,7 @@ impl Core {
             time_ms: request.time_ms,
             webhook: request.webhook,
             lease: request.lease.unwrap_or(false),
+            attempt_request: request.attempt_request,
         };
         let storage = Arc::clone(&self.storage);
         self.calls.make(call, async move { storage.append(append).await });

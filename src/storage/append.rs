@@ -16,13 +16,13 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use tokio::sync::oneshot;
 
-use super::leases::lease_ms;
+use super::leases::{Lease, lease_ms};
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
 use crate::database::lanes::{Lanes, carry_out};
 use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
-use crate::ids::{EventIds, check_id, check_new_run_id, check_token, new_request_id, new_run_id};
+use crate::ids::{EventIds, check_id, check_new_run_id, check_token, new_run_id};
 
 const MAX_BATCH_CALLS: usize = 64;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
@@ -51,6 +51,9 @@ pub struct Append {
     pub webhook: Option<bool>,
     /// Of a `step_started`: take a lease on the step, and start only where nobody else holds one.
     pub lease: bool,
+    /// Of an outcome: the request of the `step_started` whose attempt it settles. `None` settles whichever
+    /// attempt there is.
+    pub attempt_request: Option<i64>,
 }
 
 /// Events that the SDK may create; `hook_conflict` is the World's own.
@@ -119,6 +122,15 @@ impl Append {
         matches!(self.event_type.as_str(), "step_completed" | "step_failed" | "step_retrying")
     }
 
+    /// The lease that this call, made as `request`, takes or ends.
+    pub fn lease_of(&self, request: i64) -> Option<Lease> {
+        Some(Lease {
+            request: if self.lease { Some(request) } else { self.attempt_request }?,
+            run_id: self.run_id.clone()?,
+            step_id: self.correlation_id.clone()?,
+        })
+    }
+
     fn run_id(&self) -> &str {
         self.run_id.as_deref().unwrap_or_default()
     }
@@ -163,13 +175,12 @@ impl Appender {
         Arc::new(Self { database, statement, job_prefix, queue })
     }
 
-    pub async fn append(self: &Arc<Self>, mut append: Append) -> Result<Reply> {
+    pub async fn append(self: &Arc<Self>, mut append: Append, request: i64) -> Result<Reply> {
         append.check()?;
         let (answer, answered) = oneshot::channel();
         // A start that is given up may have used up an attempt of the user's.
         let patient = append.is_outcome() || append.lease;
         let patience = Patience::new(if patient { UNBOUNDED } else { BOUNDED });
-        let request = new_request_id();
         let start_writer = {
             let mut queue = self.queue();
             queue.waiting.push_back(Call { append, request, retried: false, patience, answer });
@@ -290,12 +301,13 @@ impl Appender {
             .bind(column(calls, |call| call.time_ms))
             .bind(column(calls, |call| call.webhook))
             .bind(column(calls, |call| call.lease.then(lease_ms)))
+            .bind(column(calls, |call| call.attempt_request))
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
             .bind(calls.iter().map(|call| call.retried).collect::<Vec<_>>())
             .bind(self.job_prefix.clone());
         let rows = self.database.fetch_all_once(query).await?;
         let mut rows = rows.as_slice();
-        calls.iter().map(|call| Ok(take_reply(&call.append, &mut rows))).collect()
+        calls.iter().map(|call| Ok(take_reply(call, &mut rows))).collect()
     }
 }
 
@@ -342,10 +354,13 @@ struct Appended {
     input_data: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     log: Vec<EventOut>,
+    /// Of a `step_started` that took a lease: the attempt is this request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt_request: Option<i64>,
 }
 
 /// The rows of one call: its log, if any, then its outcome.
-fn take_reply(call: &Append, rows: &mut &[PgRow]) -> Result<Reply> {
+fn take_reply(Call { append: call, request, .. }: &Call, rows: &mut &[PgRow]) -> Result<Reply> {
     let ids = EventIds::of(call.run_id());
     let mut payloads = Payloads::default();
     let mut log = Vec::new();
@@ -389,6 +404,7 @@ fn take_reply(call: &Append, rows: &mut &[PgRow]) -> Result<Reply> {
             input,
             input_data,
             log,
+            attempt_request: call.lease.then_some(*request),
         });
     }
     Err(Error::Database("append_events gave no outcome for a call".to_owned()))
@@ -417,7 +433,8 @@ fn refusal(call: &Append, outcome: &str, detail: Option<&str>) -> Error {
     let number = || detail.and_then(|detail| detail.parse().ok()).unwrap_or(0);
     match outcome {
         "entity_conflict" => Error::EntityConflict(format!(
-            "{event_type} refused: \"{subject}\" already exists, is in a terminal state, or its run has ended"
+            "{event_type} refused: \"{subject}\" already exists, is in a terminal state, belongs to a \
+             later attempt, or its run has ended"
         )),
         "run_not_found" => Error::RunNotFound { run_id: run_id.to_owned() },
         "run_expired" => Error::RunExpired(format!("{event_type} refused: run \"{run_id}\" has ended")),

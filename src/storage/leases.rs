@@ -34,13 +34,20 @@ pub struct Leases {
 #[derive(Default)]
 struct Held {
     /// When each was taken.
-    steps: HashMap<Step, Instant>,
+    leases: HashMap<Lease, Instant>,
     renewing: bool,
     closing: bool,
 }
 
-/// Run and step id.
-pub type Step = (String, String);
+/// An attempt of a step belongs to the `step_started` that began it. Another process's later attempt of the same
+/// step has another number, and is none of ours to renew, to release or to settle.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    pub run_id: String,
+    pub step_id: String,
+    /// Of the `step_started`.
+    pub request: i64,
+}
 
 impl Leases {
     pub fn new(database: Arc<Database>) -> Arc<Self> {
@@ -54,14 +61,14 @@ impl Leases {
         })
     }
 
-    pub fn taken(self: &Arc<Self>, step: Step) {
+    pub fn taken(self: &Arc<Self>, lease: Lease) {
         let mut held = self.held();
-        held.steps.insert(step, Instant::now());
+        held.leases.insert(lease, Instant::now());
         self.start(&mut held);
     }
 
     fn start(self: &Arc<Self>, held: &mut Held) {
-        if !held.renewing && !held.closing && !held.steps.is_empty() {
+        if !held.renewing && !held.closing && !held.leases.is_empty() {
             held.renewing = true;
             tokio::spawn(Arc::clone(self).renew());
         }
@@ -69,14 +76,14 @@ impl Leases {
 
     /// Takes the lease anew where it may have expired: true unless another start of the step, or its end,
     /// came meanwhile.
-    pub async fn confirm(&self, (run_id, step_id): Step, attempt: i32) -> Result<bool> {
+    pub async fn confirm(&self, lease: Lease) -> Result<bool> {
         let confirmed = patiently(UNBOUNDED, |_| {
             let query = self
                 .database
                 .query(&self.confirm)
-                .bind(run_id.clone())
-                .bind(step_id.clone())
-                .bind(attempt)
+                .bind(lease.run_id.clone())
+                .bind(lease.step_id.clone())
+                .bind(lease.request)
                 .bind(lease_ms());
             self.database.execute_urgently(query)
         });
@@ -84,15 +91,15 @@ impl Leases {
     }
 
     /// The step has ended, and its lease with it.
-    pub fn ended(&self, step: &Step) {
-        self.held().steps.remove(step);
+    pub fn ended(&self, lease: &Lease) {
+        self.held().leases.remove(lease);
     }
 
     /// Its code runs no more, and left no outcome: another delivery may start it at once.
-    pub async fn release(&self, step: Step) {
-        if self.held().steps.remove(&step).is_some() {
+    pub async fn release(&self, lease: Lease) {
+        if self.held().leases.remove(&lease).is_some() {
             let _writing = self.writing.lock().await;
-            self.write(&self.release, vec![step]).await;
+            self.write(&self.release, vec![lease]).await;
         }
     }
 
@@ -106,9 +113,9 @@ impl Leases {
 
     pub async fn release_all(&self) {
         let _writing = self.writing.lock().await;
-        let steps: Vec<Step> = self.held().steps.drain().map(|(step, _)| step).collect();
-        if !steps.is_empty() {
-            self.write(&self.release, steps).await;
+        let leases: Vec<Lease> = self.held().leases.drain().map(|(lease, _)| lease).collect();
+        if !leases.is_empty() {
+            self.write(&self.release, leases).await;
         }
     }
 
@@ -116,28 +123,31 @@ impl Leases {
         loop {
             sleep(RENEW).await;
             let _writing = self.writing.lock().await;
-            let steps: Vec<Step> = {
+            let leases: Vec<Lease> = {
                 let mut held = self.held();
-                if held.steps.is_empty() || held.closing {
+                if held.leases.is_empty() || held.closing {
                     held.renewing = false;
                     return;
                 }
-                held.steps
+                held.leases
                     .iter()
                     .filter(|(_, at)| at.elapsed() >= RENEW)
-                    .map(|(step, _)| step.clone())
+                    .map(|(lease, _)| lease.clone())
                     .collect()
             };
-            if !steps.is_empty() {
-                self.write(&self.renew, steps).await;
+            if !leases.is_empty() {
+                self.write(&self.renew, leases).await;
             }
         }
     }
 
     /// What fails is made up for by the next renewal, or by the end of the lease.
-    async fn write(&self, statement: &Statement, steps: Vec<Step>) {
-        let (run_ids, step_ids): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let query = self.database.query(statement).bind(run_ids).bind(step_ids).bind(lease_ms());
+    async fn write(&self, statement: &Statement, leases: Vec<Lease>) {
+        let requests: Vec<i64> = leases.iter().map(|lease| lease.request).collect();
+        let (run_ids, step_ids): (Vec<_>, Vec<_>) =
+            leases.into_iter().map(|lease| (lease.run_id, lease.step_id)).unzip();
+        let query =
+            self.database.query(statement).bind(run_ids).bind(step_ids).bind(requests).bind(lease_ms());
         let _ = self.database.fetch_urgently(query).await;
     }
 

@@ -11,13 +11,13 @@ use sqlx::postgres::PgRow;
 
 pub use append::Append;
 use append::{Appender, event_of_row};
-pub use leases::LEASE;
 use leases::Leases;
+pub use leases::{LEASE, Lease};
 use reply::{EntityOut, Page, Payloads, Reply, raw};
 
 use crate::database::{Database, Query, Statement};
 use crate::error::{Error, Result};
-use crate::ids::{EventIds, can_exist, check_id, check_token, ulid_time_ms};
+use crate::ids::{EventIds, can_exist, check_id, check_token, new_request_id, ulid_time_ms};
 
 /// The largest page, as documented in `PaginationOptions` of @workflow/world.
 const MAX_LIMIT: i64 = 1000;
@@ -95,13 +95,13 @@ impl Storage {
     }
 
     pub async fn append(&self, append: Append) -> Result<Reply> {
-        let (lease, ends) = (append.lease, append.is_outcome());
-        let step =
-            (lease || ends).then(|| Some((append.run_id.clone()?, append.correlation_id.clone()?))).flatten();
-        let reply = self.appender.append(append).await;
-        match (step, &reply) {
-            (Some(step), Ok(_)) if lease => self.leases.taken(step),
-            (Some(step), Ok(_) | Err(Error::EntityConflict(_))) if ends => self.leases.ended(&step),
+        let request = new_request_id();
+        let starts = append.lease;
+        let lease = append.lease_of(request);
+        let reply = self.appender.append(append, request).await;
+        match (lease, &reply) {
+            (Some(lease), Ok(_)) if starts => self.leases.taken(lease),
+            (Some(lease), Ok(_) | Err(Error::EntityConflict(_))) if !starts => self.leases.ended(&lease),
             _ => {}
         }
         reply
