@@ -120,6 +120,8 @@ export interface PgBossQueueHealth extends QueueHealth {
   worker: 'running' | 'stopped';
   /** Whether the target takes deliveries. Absent where no worker was started. */
   targetReachable?: boolean;
+  /** Why the target takes no deliveries, or did not take one within the last minute, and what to look at. */
+  targetError?: string;
   /** How long the message that has waited longest has been due, in milliseconds; 0: none waits. */
   oldestDueMs: number;
   /** What the worker of this process does and did since its start. */
@@ -202,8 +204,10 @@ export interface QueueDriver {
  *
  * Resolves with the answer when the message is dealt with, after however long its step takes. Rejects
  * otherwise, so that a consumer that merely awaits it does not acknowledge what failed: with a
- * `WorkflowWorldError` of `status` 503 and `code` `DELIVERY_FAILED`, which holds the `response`, if
- * there was one. A message that is none (`status` 400) or a wrong setting rejects as such.
+ * `WorkflowWorldError` of `status` 503, which holds the `response`, if there was one. Its `code` is
+ * `NOT_TAKEN` where the answer is not that of a World that knows the token (no header `x-workflow-world`, or
+ * its 401): no attempt was made, and the next one has the same number. Otherwise it is `DELIVERY_FAILED`. A
+ * message that is none (`status` 400) or a wrong setting rejects as such.
  */
 export interface WkfProxy {
   proxyWorkflow(message: MessageData): Promise<Response>;

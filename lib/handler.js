@@ -5,6 +5,11 @@ import { decodeBody, parseQueueName } from './messages.js';
 const TOKEN_HEADER = 'x-workflow-secret';
 /** Set by the proxies that deliver for a queue that is not ours. */
 const FOREIGN_HEADER = 'x-workflow-foreign-queue';
+/** Marks each answer of this handler. A worker settles a message by no other answer. */
+export const WORLD_HEADER = 'x-workflow-world';
+const WORLD = 'postgres';
+/** A worker asks whether deliveries would be taken, and sends no message. */
+const PROBE_HEADER = 'x-workflow-probe';
 /** A step's arguments travel in messages of the storage, not of the queue: this is far above any. */
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
 
@@ -49,6 +54,7 @@ export function createQueueHandlerFactory(authenticate) {
       } catch (error) {
         return refusal(error, { status: 401 });
       }
+      if (headers.has(PROBE_HEADER)) return answer({ ok: true });
       /** @type {Delivery} */
       let delivery;
       try {
@@ -68,11 +74,11 @@ export function createQueueHandlerFactory(authenticate) {
         const result = await sender.execute(delivery, (message, meta) =>
           execute(message, () => handler(message, meta)),
         );
-        return Response.json(
+        return answer(
           asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds || 0 } : { ok: true },
         );
       } catch (error) {
-        return Response.json(describe(error), { status: 500 });
+        return answer(describe(error), { status: 500 });
       }
     };
   };
@@ -184,5 +190,24 @@ function tooLong() {
  * @param {ResponseInit} init
  */
 function refusal(error, init) {
-  return Response.json({ error: messageOf(error) }, init);
+  return answer({ error: messageOf(error) }, init);
+}
+
+/**
+ * @param {unknown} body
+ * @param {ResponseInit} [init]
+ */
+function answer(body, init) {
+  const response = Response.json(body, init);
+  response.headers.set(WORLD_HEADER, WORLD);
+  return response;
+}
+
+/**
+ * Whether an answer is one of this handler, in whatever process.
+ * @param {Response} response
+ */
+export function isOfWorld(response) {
+  // A framework's or a user's own Response may lack headers.
+  return response.headers?.get?.(WORLD_HEADER) === WORLD;
 }

@@ -3,6 +3,7 @@ import { shareCore } from './core.js';
 import { createEntrypoints, readStart } from './entrypoints.js';
 import { call, callSync, describe } from './errors.js';
 import { addExitTask, removeExitTask } from './exit.js';
+import { isOfWorld } from './handler.js';
 import { reading } from './input.js';
 import { logToConsole } from './log.js';
 import { toCore } from './messages.js';
@@ -48,9 +49,10 @@ export function createPgBossFunctionProxyQueue(options) {
     try {
       const route = kind === 'step' ? 'step' : 'flow';
       const response = await invoke(route, JSON.parse(headers), body);
-      return { status: response.status, body: await readStart(response, LONGEST_ANSWER) };
+      const answer = await readStart(response, LONGEST_ANSWER);
+      return { status: response.status, body: answer, ofWorld: isOfWorld(response) };
     } catch (error) {
-      return { status: 500, body: describe(error) };
+      return { status: 500, body: describe(error), ofWorld: false };
     }
   }
 
@@ -115,11 +117,14 @@ function createDriver(options, entrypoint) {
       await core.release();
     },
     async health() {
-      const { targetReachable, oldestDueMs, worker } = JSON.parse(await call(use().queue.health()));
+      const { targetReachable, targetError, oldestDueMs, worker } = JSON.parse(
+        await call(use().queue.health()),
+      );
       return {
-        healthy: worker === null || targetReachable,
+        healthy: worker === null || (targetReachable && !targetError),
         worker: worker ? 'running' : 'stopped',
         ...(targetReachable !== null && { targetReachable }),
+        ...(targetError && { targetError }),
         oldestDueMs: oldestDueMs ?? 0,
         ...(worker && { deliveries: worker }),
       };

@@ -1,6 +1,7 @@
 import { configure } from './configuration.js';
 import { createEntrypoints, readStart } from './entrypoints.js';
 import { call, callSync, messageOf, worldError } from './errors.js';
+import { isOfWorld } from './handler.js';
 import { optionalInt32, reading } from './input.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
@@ -10,6 +11,8 @@ import { native } from './native.js';
 /** @typedef {import('../native/index.cjs').Configuration} Configuration */
 /** @typedef {ReturnType<typeof toCore> & { attempt: number }} Delivery */
 
+/** The code of a rejection where no handler of a World took the message: no attempt was made. */
+const NOT_TAKEN = 'NOT_TAKEN';
 /** Of an answer that is no success, this much is told. */
 const LONGEST_EXCERPT = 500;
 /** An answer counts when it is complete; one that is longer than this is taken as it is. */
@@ -63,7 +66,7 @@ export function createFunctionProxy(options) {
  * Settings are resolved on first use, and each proxy has its own.
  *
  * A consumer that merely awaits its proxy must not acknowledge what failed: hence the rejection of
- * every answer that is not 2xx, or not complete.
+ * every answer that is not a World's, not 2xx, or not complete.
  * @param {object} options
  * @param {(configuration: Configuration, delivery: Delivery) => Promise<Response>} send
  *   throws at once what is the caller's fault
@@ -91,14 +94,11 @@ function createProxy(options, send) {
     try {
       response = await sending;
       const answer = await readStart(response.clone(), LONGEST_ANSWER);
+      const ofWorld = isOfWorld(response);
+      const reason = native().whyNotTaken({ status: response.status, body: answer, ofWorld });
+      if (reason) throw worldError({ name: 'Error', code: NOT_TAKEN, message: reason });
       if (response.status < 200 || response.status >= 300) {
         throw new Error(`${response.status} ${answer.slice(0, LONGEST_EXCERPT)}`);
-      }
-      // Not that of a login page, say: the message would be lost in it.
-      if (answer !== '' && !answer.startsWith('{')) {
-        throw new Error(
-          `${response.status}, but not as a World does, in JSON: ${answer.slice(0, LONGEST_EXCERPT)}`,
-        );
       }
       if (/"timeoutSeconds"/.test(answer)) {
         throw new Error(
@@ -121,6 +121,7 @@ function createProxy(options, send) {
  */
 function failed(cause, response) {
   const message = `The delivery failed and must be repeated: ${messageOf(cause)}`;
-  const error = { name: 'WorkflowWorldError', status: 503, code: 'DELIVERY_FAILED', message };
+  const code = Object(cause).code === NOT_TAKEN ? NOT_TAKEN : 'DELIVERY_FAILED';
+  const error = { name: 'WorkflowWorldError', status: 503, code, message };
   return worldError(response ? { ...error, response } : error, response ? undefined : cause);
 }

@@ -216,8 +216,9 @@ impl Deliver for Target {
         outcome
     }
 
-    fn ready(&self) -> BoxFuture<'static, bool> {
-        std::future::ready(self.ready.load(Ordering::Relaxed)).boxed()
+    fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
+        let ready = self.ready.load(Ordering::Relaxed);
+        std::future::ready(ready.then_some(()).ok_or_else(|| "not yet".to_owned())).boxed()
     }
 }
 

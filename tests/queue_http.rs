@@ -40,10 +40,12 @@ impl Server {
         let task = tokio::spawn({
             let seen = Arc::clone(&seen);
             async move {
+                // They end with the server.
+                let mut connections = tokio::task::JoinSet::new();
                 for connection in 0.. {
                     let (stream, _) = listener.accept().await.unwrap();
                     let (seen, answers) = (Arc::clone(&seen), answers.clone());
-                    tokio::spawn(async move {
+                    connections.spawn(async move {
                         let mut stream = BufReader::new(stream);
                         while let Some(request) = read(&mut stream, connection).await {
                             let answer = {
@@ -93,6 +95,12 @@ fn answer(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
+/// The same from a World's handler.
+fn of_world(status: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nx-workflow-world: postgres\r\ncontent-length: {length}\r\n\r\n{body}")
+}
+
 fn proxy(base_url: &str) -> HttpProxy {
     let target = Target { base_url: base_url.to_owned() };
     HttpProxy::new(&target, &Tokens::parse(Some("new-token,old-token")).unwrap()).unwrap()
@@ -124,7 +132,7 @@ async fn outcome(answers: &[&str]) -> (Outcome, Vec<Request>) {
 
 #[tokio::test]
 async fn a_delivery_is_one_request_with_the_sdk_s_headers_and_the_first_token() {
-    let ok = answer("200 OK", "{\"ok\":true}");
+    let ok = of_world("200 OK", "{\"ok\":true}");
     let (outcome, seen) = outcome(&[&ok]).await;
     assert_eq!(outcome, Outcome::Done);
     let [request] = seen.as_slice() else { panic!("{seen:?}") };
@@ -142,7 +150,7 @@ async fn a_delivery_is_one_request_with_the_sdk_s_headers_and_the_first_token() 
 
 #[tokio::test]
 async fn flows_and_steps_have_routes_of_their_own_and_share_connections() {
-    let ok = answer("200 OK", "{\"ok\":true}");
+    let ok = of_world("200 OK", "{\"ok\":true}");
     let server = Server::answering(&[&ok]).await;
     let proxy = server.proxy();
     for kind in [Kind::Flow, Kind::Step, Kind::Flow] {
@@ -161,9 +169,9 @@ async fn an_answer_with_a_time_reschedules() {
         ("503 Unavailable", "{\"timeoutSeconds\":3}", Some(3.0)),
         ("200 OK", "{\"timeoutSeconds\":-1}", None),
         ("200 OK", "{\"timeoutSeconds\":null}", None),
-        ("204 No Content", "", None),
+        ("201 Created", "{}", None),
     ] {
-        let (outcome, _) = outcome(&[&answer(status, body)]).await;
+        let (outcome, _) = outcome(&[&of_world(status, body)]).await;
         let expected = seconds
             .map_or(Outcome::Done, |seconds| Outcome::Reschedule { delay: Duration::from_secs_f64(seconds) });
         assert_eq!(outcome, expected, "{status} {body}");
@@ -171,96 +179,112 @@ async fn an_answer_with_a_time_reschedules() {
 }
 
 #[tokio::test]
-async fn everything_else_is_a_failure_that_says_what_happened() {
+async fn what_else_a_world_answers_is_a_failure_that_says_what_happened() {
     let long = "x".repeat(10_000);
     for (status, body, said) in [
         ("500 Internal Server Error", "\"Error: boom\"", "boom"),
-        ("401 Unauthorized", "{}", "401"),
-        // Somebody else's answer: of a login page, say.
-        ("200 OK", "<html>Who are you?</html>", "not as a World does"),
-        ("200 OK", "not json", "not as a World does"),
-        ("200 OK", "[]", "not as a World does"),
-        ("502 Bad Gateway", "busy", "busy"),
-        ("503 Service Unavailable", "busy", "busy"),
+        ("400 Bad Request", "{\"error\":\"Unhandled queue\"}", "Unhandled queue"),
+        ("200 OK", "not json", "not json"),
+        ("503 Service Unavailable", "{}", "503"),
         ("500 Internal Server Error", long.as_str(), "xxx"),
     ] {
-        // It answers other requests.
-        let answers = [answer(status, body), answer("405 Method Not Allowed", "")];
-        match outcome(&answers.each_ref().map(String::as_str)).await.0 {
+        match outcome(&[&of_world(status, body)]).await.0 {
             Outcome::Failed { error } => assert!(error.contains(said) && error.len() < 700, "{error}"),
             other => panic!("{status}: {other:?}"),
         }
     }
     // The app died with the request in its hands: that was an attempt.
     assert!(matches!(outcome(&[""]).await.0, Outcome::Failed { .. }));
-    assert!(matches!(
-        outcome(&["HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{}"]).await.0,
-        Outcome::Failed { .. }
-    ));
+    let half = "HTTP/1.1 200 OK\r\nx-workflow-world: postgres\r\ncontent-length: 50\r\n\r\n{}";
+    assert!(matches!(outcome(&[half]).await.0, Outcome::Failed { .. }));
+}
+
+/// Answers that no World of ours gave, or one with another token, and the setting that each of them names.
+fn of_others() -> [(String, &'static str); 10] {
+    [
+        (answer("200 OK", "<html>Who are you?</html>"), "WORKFLOW_POSTGRES_APP_URL"),
+        (answer("200 OK", "{\"ok\":true}"), "x-workflow-world"),
+        (answer("204 No Content", ""), "x-workflow-world"),
+        (answer("307 Temporary Redirect", ""), "WORKFLOW_POSTGRES_APP_URL"),
+        (answer("401 Unauthorized", "{}"), "x-workflow-world"),
+        (answer("404 Not Found", ""), "WORKFLOW_POSTGRES_APP_URL"),
+        (answer("405 Method Not Allowed", ""), "WORKFLOW_POSTGRES_APP_URL"),
+        (answer("502 Bad Gateway", "no upstream"), "no upstream"),
+        (answer("530 Origin Error", "1033"), "530"),
+        (of_world("401 Unauthorized", "{}"), "WORKFLOW_POSTGRES_SECURITY_TOKEN"),
+    ]
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_but_explained() {
-    let elsewhere =
-        "HTTP/1.1 307 Temporary Redirect\r\nlocation: https://login.example/\r\ncontent-length: 0\r\n\r\n";
-    let (outcome, seen) = outcome(&[elsewhere]).await;
-    let Outcome::Failed { error } = outcome else { panic!("{outcome:?}") };
-    assert!(
-        error.contains("https://login.example/") && error.contains("WORKFLOW_POSTGRES_APP_URL"),
-        "{error}"
-    );
-    assert_eq!(seen.len(), 1);
+async fn an_answer_of_anybody_else_takes_no_attempt_and_names_the_setting() {
+    for (foreign, said) in of_others() {
+        let (outcome, seen) = outcome(&[&foreign]).await;
+        assert!(
+            matches!(&outcome, Outcome::Unreachable { error } if error.contains(said)),
+            "{foreign}: {outcome:?}"
+        );
+        // The delivery, and a probe of each route.
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_takes_others_is_not_closed_for_one_message_that_it_did_not_take() {
+    let ok = of_world("200 OK", "{\"ok\":true}");
+    for (foreign, said) in of_others() {
+        let (outcome, _) = outcome(&[&foreign, &ok]).await;
+        assert!(
+            matches!(&outcome, Outcome::NotTaken { error } if error.contains(said)),
+            "{foreign}: {outcome:?}"
+        );
+    }
 }
 
 #[tokio::test]
 async fn a_target_that_is_not_there_takes_no_attempt() {
-    let server = Server::answering(&[&answer("200 OK", "")]).await;
+    let server = Server::answering(&[&of_world("200 OK", "{}")]).await;
     let proxy = server.proxy();
-    assert!(proxy.ready().await);
+    assert_eq!(proxy.ready().await, Ok(()));
     server.task.abort();
-    while proxy.ready().await {
+    while proxy.ready().await.is_ok() {
         tokio::task::yield_now().await;
     }
     let outcome = proxy.deliver(delivery(Kind::Flow)).await;
     assert!(matches!(outcome, Outcome::Unreachable { .. }), "{outcome:?}");
     let unknown = self::proxy("http://no-such-host.invalid:1");
-    assert!(!unknown.ready().await);
+    assert!(unknown.ready().await.is_err());
     assert!(matches!(unknown.deliver(delivery(Kind::Flow)).await, Outcome::Unreachable { .. }));
 }
 
 #[tokio::test]
-async fn a_gateway_that_answers_for_a_target_that_is_gone_takes_no_attempt() {
-    let unavailable = answer("503 Service Unavailable", "no upstream");
-    let answers =
-        [&unavailable, &unavailable, &unavailable, &answer("401 Unauthorized", ""), &answer("200 OK", "")];
-    let server = Server::answering(&answers.map(String::as_str)).await;
-    let proxy = server.proxy();
-    let outcome = proxy.deliver(delivery(Kind::Step)).await;
-    assert!(
-        matches!(&outcome, Outcome::Unreachable { error } if error.contains("no upstream")),
-        "{outcome:?}"
-    );
-    assert!(!proxy.ready().await);
-    assert!(proxy.ready().await);
-    assert_eq!(proxy.deliver(delivery(Kind::Step)).await, Outcome::Done);
-    let lines = server.seen().iter().map(|request| request.line.clone()).collect::<Vec<_>>();
-    let [step, flow] = ["POST /base/.well-known/workflow/v1/step", "HEAD /base/.well-known/workflow/v1/flow"];
-    assert_eq!(lines, [step, flow, flow, flow, step].map(|line| format!("{line} HTTP/1.1")));
+async fn a_probe_asks_both_routes_and_shows_the_token_but_brings_no_message() {
+    let server = Server::answering(&[&of_world("200 OK", "{}")]).await;
+    assert_eq!(server.proxy().ready().await, Ok(()));
+    let mut seen = server.seen();
+    seen.sort_by(|a, b| a.line.cmp(&b.line));
+    for (request, route) in seen.iter().zip(["flow", "step"]) {
+        assert_eq!(request.line, format!("POST /base/.well-known/workflow/v1/{route} HTTP/1.1"));
+        assert_eq!(request.headers.get("x-workflow-secret").map(String::as_str), Some("new-token"));
+        assert!(request.headers.contains_key("x-workflow-probe") && request.body.is_empty());
+    }
+    assert_eq!(seen.len(), 2);
+    for (foreign, said) in of_others() {
+        let error = Server::answering(&[&foreign]).await.proxy().ready().await.unwrap_err();
+        assert!(error.contains(said), "{foreign}: {error}");
+    }
 }
 
 #[tokio::test]
 async fn a_target_that_breaks_off_has_had_an_attempt_and_gets_no_other_before_it_answers() {
-    for broken in ["".to_owned(), answer("502 Bad Gateway", ""), answer("504 Gateway Timeout", "")] {
-        let answers =
-            [&broken, &broken, &broken, &answer("405 Method Not Allowed", ""), &answer("200 OK", "")];
-        let server = Server::answering(&answers.map(String::as_str)).await;
-        let proxy = server.proxy();
-        let first = proxy.deliver(delivery(Kind::Step)).await;
-        assert!(matches!(first, Outcome::Failed { .. }), "{broken}: {first:?}");
-        let second = proxy.deliver(delivery(Kind::Step)).await;
-        assert!(matches!(second, Outcome::Unreachable { .. }), "{broken}: {second:?}");
-        assert_eq!(proxy.deliver(delivery(Kind::Step)).await, Outcome::Done, "{broken}");
-    }
+    let ok = of_world("200 OK", "{}");
+    // The delivery, a probe of two routes, and the probe before the second delivery.
+    let server = Server::answering(&["", "", "", "", "", &ok]).await;
+    let proxy = server.proxy();
+    let first = proxy.deliver(delivery(Kind::Step)).await;
+    assert!(matches!(first, Outcome::Failed { .. }), "{first:?}");
+    let second = proxy.deliver(delivery(Kind::Step)).await;
+    assert!(matches!(second, Outcome::Unreachable { .. }), "{second:?}");
+    assert_eq!(proxy.deliver(delivery(Kind::Step)).await, Outcome::Done);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test, { after, beforeEach } from 'node:test';
 import { createFunctionProxy, createHttpProxy } from '../../index.js';
 import { serve } from '../qstash/fixture.mjs';
-import { TOKEN } from '../queue/fixture.mjs';
+import { OF_WORLD, TOKEN } from '../queue/fixture.mjs';
 import { bytes } from '../storage/fixture.mjs';
 import { changed, changes } from './creatures.mjs';
 import { attempt, forAll } from './hostility.mjs';
@@ -16,7 +16,7 @@ beforeEach(() => {
 /** @param {Request} request */
 async function take(request) {
   received.push({ headers: request.headers, body: Buffer.from(await request.arrayBuffer()) });
-  return Response.json({ ok: true });
+  return Response.json({ ok: true }, { headers: OF_WORLD });
 }
 
 const proxies = {

@@ -4,6 +4,7 @@ import test, { after } from 'node:test';
 import { WorkflowRunSchema } from '@workflow/world';
 import { createFunctionProxy, createWorld } from '../../index.js';
 import { decodeBody, encodeBody } from '../../lib/messages.js';
+import { OF_WORLD } from '../queue/fixture.mjs';
 import {
   assertRefused,
   bytes,
@@ -178,7 +179,7 @@ test('a message in memory of any kind is delivered to a function', async () => {
     securityToken: 'token',
     async workflowEntrypoint(request) {
       received = await request.text();
-      return Response.json({ ok: true });
+      return Response.json({ ok: true }, { headers: OF_WORLD });
     },
   });
   const message = { id: 'a', queueName: '__wkf_step_a', messageId: 'm', attempt: 1 };

@@ -28,6 +28,30 @@ export function gate() {
   return { open, opened };
 }
 
+/** The mark of each answer of a World's handler. */
+export const OF_WORLD = { 'x-workflow-world': 'postgres' };
+
+/** Whether a request asks if deliveries would be taken. @param {Request | import('node:http').IncomingMessage} request */
+export const isProbe = ({ headers }) =>
+  new Headers(/** @type {any} */ (headers)).has('x-workflow-probe');
+
+/**
+ * A function in the place of a World's handler: it answers probes, and its answers have the mark.
+ * @param {(request: Request) => any} answer
+ */
+export function asWorld(answer) {
+  return (/** @type {Request} */ request) => {
+    const answered = isProbe(request) ? Response.json({ ok: true }) : answer(request);
+    return answered instanceof Response ? marked(answered) : Promise.resolve(answered).then(marked);
+  };
+}
+
+/** @param {any} answer */
+function marked(answer) {
+  if (answer instanceof Response) answer.headers.set('x-workflow-world', 'postgres');
+  return answer;
+}
+
 /** Whether a message is in the queue no more. @param {TestDatabase} database @param {string} messageId */
 export async function isGone(database, messageId) {
   const { rows } = await database.pool.query(

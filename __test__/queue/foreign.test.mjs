@@ -10,7 +10,7 @@ import { createFunctionProxy, createHttpProxy, createWorld } from '../../index.j
 import { freePort } from '../../scripts/support/postgres.mjs';
 import { bytes } from '../storage/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
-import { gate, TOKEN, until } from './fixture.mjs';
+import { gate, OF_WORLD, TOKEN, until } from './fixture.mjs';
 
 /** @typedef {import('node:test').TestContext} Test */
 /** @typedef {import('../../index.js').MessageData} MessageData */
@@ -19,7 +19,7 @@ import { gate, TOKEN, until } from './fixture.mjs';
 /** @typedef {(request: Request) => Promise<Response>} Route */
 
 const NOT_BEFORE = 'x-workflow-not-before';
-const ok = async () => Response.json({ ok: true });
+const ok = async () => Response.json({ ok: true }, { headers: OF_WORLD });
 const idle = { start: async () => {} };
 
 /** @param {Partial<MessageData>} [more] @returns {MessageData} */
@@ -79,7 +79,10 @@ describe('a proxy of one’s own', () => {
           headers: Object.fromEntries([...headers].filter(([name]) => /^x-|^trace/.test(name))),
           body: await request.text(),
         });
-        return new Response('{"ok":true}', { status: 201, headers: { 'x-answer': 'ä' } });
+        return new Response('{"ok":true}', {
+          status: 201,
+          headers: { 'x-answer': 'ä', ...OF_WORLD },
+        });
       });
       const message = messageOf({
         id: 'ä',
@@ -126,7 +129,7 @@ describe('a proxy of one’s own', () => {
       ]);
     });
 
-    test(`(${name}) resolves for a complete answer of 2xx and rejects for everything else`, async (t) => {
+    test(`(${name}) resolves for a complete answer of 2xx and of a World, and rejects for everything else`, async (t) => {
       const broken = () =>
         new ReadableStream({
           async pull(controller) {
@@ -136,36 +139,42 @@ describe('a proxy of one’s own', () => {
           },
         });
       const answers = {
-        200: () => new Response(''),
-        202: () => new Response('{}', { status: 202 }),
-        204: () => new Response(null, { status: 204 }),
-        302: () => Response.redirect('http://localhost/login', 302),
-        400: () => new Response('{"error":"no"}', { status: 400 }),
-        401: () => new Response('', { status: 401 }),
-        404: () => new Response('not found', { status: 404 }),
-        500: () => new Response('"lost"', { status: 500 }),
-        503: () => Response.json({ timeoutSeconds: 1 }, { status: 503 }),
+        200: () => new Response('{}', { headers: OF_WORLD }),
+        202: () => new Response('{}', { status: 202, headers: OF_WORLD }),
+        204: () => new Response(null, { status: 204, headers: OF_WORLD }),
+        400: () => new Response('{"error":"no"}', { status: 400, headers: OF_WORLD }),
+        500: () => new Response('"lost"', { status: 500, headers: OF_WORLD }),
+        503: () => Response.json({ timeoutSeconds: 1 }, { status: 503, headers: OF_WORLD }),
         // Of an app whose World does not send waits anew: nobody else would.
-        '200 with a wait': () => Response.json({ timeoutSeconds: 1 }),
-        // Of whoever stands in between.
-        'a login page': () => new Response('<html>Who are you?</html>'),
-        broken: () => new Response(broken()),
+        '200 with a wait': () => Response.json({ timeoutSeconds: 1 }, { headers: OF_WORLD }),
+        broken: () => new Response(broken(), { headers: OF_WORLD }),
         none: () => Promise.reject(new Error('crashed')),
+      };
+      /** Of an app with another token, of another app, and of whoever stands in between. */
+      const foreign = {
+        401: () => new Response('', { status: 401, headers: OF_WORLD }),
+        302: () => Response.redirect('http://localhost/login', 302),
+        404: () => new Response('not found', { status: 404 }),
+        502: () => new Response('busy', { status: 502 }),
+        'no mark': () => Response.json({ ok: true }),
+        'nothing at all': () => new Response(''),
+        'a login page': () => new Response('<html>Who are you?</html>'),
       };
       const proxy = await createProxy(t, async (request) => {
         const { answer } = await request.json();
-        return /** @type {any} */ (answers)[answer]();
+        return /** @type {any} */ ({ ...answers, ...foreign })[answer]();
       });
-      for (const answer of Object.keys(answers)) {
+      for (const answer of Object.keys({ ...answers, ...foreign })) {
         const data = bytes(JSON.stringify({ answer }));
         const delivery = proxy.proxyStep(messageOf({ data }));
-        if (/^2..$/.test(answer)) {
+        if (/^2..$/.test(answer) && !(answer in foreign)) {
           assert.equal((await delivery).status, Number(answer));
           continue;
         }
         await assert.rejects(delivery, (/** @type {any} */ error) => {
           const { name, status, code, message, response } = error;
-          const expected = ['WorkflowWorldError', 503, 'DELIVERY_FAILED'];
+          const taken = answer in answers ? 'DELIVERY_FAILED' : 'NOT_TAKEN';
+          const expected = ['WorkflowWorldError', 503, taken];
           assert.deepEqual([name, status, code], expected, answer);
           assert.match(message, /must be repeated/);
           if (Number(answer)) {
@@ -257,7 +266,9 @@ describe('a proxy of one’s own', () => {
       assert.match(error.message, /refused/);
       return error.cause !== undefined && !('response' in error);
     });
-    const server = createServer((_request, response) => response.end('{}')).listen(port);
+    const server = createServer((_request, response) => {
+      response.writeHead(200, OF_WORLD).end('{}');
+    }).listen(port);
     t.after(() => server.close());
     await once(server, 'listening');
     assert.equal((await proxy.proxyStep(messageOf())).status, 200);

@@ -17,7 +17,17 @@ import { bytes, runCreated, ulid } from '../storage/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { printed, runProgram } from '../support/program.mjs';
 import { relay } from '../support/relay.mjs';
-import { gate, isGone, place, routes, TOKEN, until } from './fixture.mjs';
+import {
+  asWorld,
+  gate,
+  isGone,
+  isProbe,
+  OF_WORLD,
+  place,
+  routes,
+  TOKEN,
+  until,
+} from './fixture.mjs';
 
 /** @typedef {import('node:test').TestContext} Test */
 /** @typedef {import('./fixture.mjs').Handler} Handler */
@@ -26,13 +36,20 @@ import { gate, isGone, place, routes, TOKEN, until } from './fixture.mjs';
 setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc');
 const database = await testDatabase({ after });
-const ok = () => Response.json({ ok: true });
+const ok = () => Response.json({ ok: true }, { headers: OF_WORLD });
 
 /** Options of a World whose deliveries go to functions. @param {any} step @param {any} [flow] */
-const toFunctions = (step, flow = step) => ({
-  queueFactory: () =>
-    createPgBossFunctionProxyQueue({ stepEntrypoint: step, workflowEntrypoint: flow }),
-});
+const toFunctions = (step, flow = step) => {
+  const [stepEntrypoint, workflowEntrypoint] = [step, flow].map(
+    (answer) => answer && withProbes(answer),
+  );
+  return {
+    queueFactory: () => createPgBossFunctionProxyQueue({ stepEntrypoint, workflowEntrypoint }),
+  };
+};
+
+/** Functions of a test see no probes. @param {Answer} answer @returns {Answer} */
+const withProbes = (answer) => (request) => (isProbe(request) ? ok() : answer(request));
 
 /** Sends a step of this id. @param {import('./fixture.mjs').World} world @param {string} stepId */
 const sendStep = (world, stepId) =>
@@ -64,8 +81,9 @@ describe('a function', () => {
     const overHttp = [];
     const server = createServer(async (request, response) => {
       const body = await buffer(request);
+      if (isProbe(request)) return void response.writeHead(200, OF_WORLD).end('{}');
       overHttp.push(seen(request, new Headers(/** @type {any} */ (request.headers)), body));
-      response.writeHead(failingFirst(overHttp)).end('{}');
+      response.writeHead(failingFirst(overHttp), OF_WORLD).end('{}');
     }).listen(0, '127.0.0.1');
     t.after(() => server.close());
     await once(server, 'listening');
@@ -73,11 +91,11 @@ describe('a function', () => {
 
     /** @type {any[]} */
     const inProcess = [];
-    const entrypoint = async (/** @type {Request} */ request) => {
+    const entrypoint = asWorld(async (/** @type {Request} */ request) => {
       const body = new Uint8Array(await request.arrayBuffer());
       inProcess.push(seen(request, request.headers, body));
       return new Response('{}', { status: failingFirst(inProcess) });
-    };
+    });
 
     for (const queueFactory of [
       () => createPgBossHttpProxyQueue({ port }),
@@ -159,8 +177,12 @@ describe('a function', () => {
     assert.ok(most.flow <= 3, `${most.flow} flows at once`);
   });
 
-  test('may answer as a route may, whatever else it does is a failed attempt', async (t) => {
+  test('settles a message by answers of a World only, others spend no attempt', async (t) => {
     let cancelled = 0;
+    /** @param {ConstructorParameters<typeof Response>[0]} body @param {number} [status] */
+    const ofWorld = (body, status) => new Response(body, { status, headers: OF_WORLD });
+    const wait = (/** @type {number} */ timeoutSeconds, /** @type {number} */ status) =>
+      ofWorld(JSON.stringify({ timeoutSeconds }), status);
     const endless = () =>
       new ReadableStream({
         pull: (controller) => controller.enqueue(new Uint8Array(10_000).fill(32)),
@@ -181,29 +203,32 @@ describe('a function', () => {
     /** What the first delivery gets, and the attempts that there are. @type {Record<string, [Answer, number[]]>} */
     const cases = {
       'a response': [ok, [1]],
-      'no content': [() => new Response(null, { status: 204 }), [1]],
-      'a body without end': [() => new Response(endless()), [1, 2]],
-      'no JSON': [() => new Response('fine'), [1, 2]],
-      'a wait': [() => Response.json({ timeoutSeconds: 0.5 }), [1, 1]],
-      'no wait at all': [() => Response.json({ timeoutSeconds: 0 }), [1, 1]],
-      'a wait as 503': [() => Response.json({ timeoutSeconds: 0.5 }, { status: 503 }), [1, 1]],
-      'a wait as 500': [() => Response.json({ timeoutSeconds: 0.5 }, { status: 500 }), [1, 2]],
-      'status 401': [() => new Response(null, { status: 401 }), [1, 2]],
-      'status 404': [() => new Response(null, { status: 404 }), [1, 2]],
-      'status 500': [() => new Response('"lost"', { status: 500 }), [1, 2]],
-      'a redirect': [() => Response.redirect('http://localhost/login'), [1, 2]],
-      'half a body': [() => new Response(broken()), [1, 2]],
-      'a body that was read': [consumed, [1, 2]],
-      'an exception': [() => assert.fail('lost'), [1, 2]],
-      'a rejection': [() => Promise.reject(new Error('lost')), [1, 2]],
-      'a rejection with nothing': [() => Promise.reject(), [1, 2]],
-      'a rejection with no text': [() => Promise.reject(Object.create(null)), [1, 2]],
-      nothing: [() => undefined, [1, 2]],
-      'a promise of nothing': [async () => {}, [1, 2]],
-      null: [() => null, [1, 2]],
-      'a number': [() => 200, [1, 2]],
-      'a plain object': [() => ({ status: 200, body: '{"ok":true}' }), [1, 2]],
-      'what the handler returns': [() => ({ timeoutSeconds: 1 }), [1, 2]],
+      'a wait': [() => wait(0.5, 200), [1, 1]],
+      'no wait at all': [() => wait(0, 200), [1, 1]],
+      'a wait as 503': [() => wait(0.5, 503), [1, 1]],
+      'a wait as 500': [() => wait(0.5, 500), [1, 2]],
+      'a failure': [() => ofWorld('"lost"', 500), [1, 2]],
+      'a body without end': [() => ofWorld(endless()), [1, 2]],
+      'no JSON': [() => ofWorld('fine'), [1, 2]],
+      'a token that is not known': [() => ofWorld('{}', 401), [1, 1]],
+      'no mark': [() => Response.json({ ok: true }), [1, 1]],
+      'no content': [() => new Response(null, { status: 204 }), [1, 1]],
+      'status 401': [() => new Response(null, { status: 401 }), [1, 1]],
+      'status 404': [() => new Response(null, { status: 404 }), [1, 1]],
+      'status 500': [() => new Response('"lost"', { status: 500 }), [1, 1]],
+      'a redirect': [() => Response.redirect('http://localhost/login'), [1, 1]],
+      'half a body': [() => new Response(broken()), [1, 1]],
+      'a body that was read': [consumed, [1, 1]],
+      'an exception': [() => assert.fail('lost'), [1, 1]],
+      'a rejection': [() => Promise.reject(new Error('lost')), [1, 1]],
+      'a rejection with nothing': [() => Promise.reject(), [1, 1]],
+      'a rejection with no text': [() => Promise.reject(Object.create(null)), [1, 1]],
+      nothing: [() => undefined, [1, 1]],
+      'a promise of nothing': [async () => {}, [1, 1]],
+      null: [() => null, [1, 1]],
+      'a number': [() => 200, [1, 1]],
+      'a plain object': [() => ({ status: 200, body: '{"ok":true}' }), [1, 1]],
+      'what the handler returns': [() => ({ timeoutSeconds: 1 }), [1, 1]],
     };
     /** @type {Map<string, number[]>} */
     const attempts = new Map();
@@ -282,10 +307,11 @@ describe('an entrypoint', () => {
     /** @type {string[]} */
     const called = [];
     /** @param {string} name */
-    const named = (name) => async () => {
-      called.push(name);
-      return ok();
-    };
+    const named = (name) =>
+      withProbes(async () => {
+        called.push(name);
+        return ok();
+      });
     for (const options of [
       { stepEntrypoint: named('step'), workflowEntrypoint: named('flow') },
       { stepEntrypoint: { POST: named('step') }, workflowEntrypoint: { POST: named('flow') } },
@@ -367,7 +393,10 @@ describe('a process', () => {
   /** @param {string} entrypoint source of the function @param {string} [options] source of more options */
   const worldOf = (entrypoint, options = '') => `
     import { createPgBossFunctionProxyQueue, createWorld } from '@workflow/world-postgres';
-    const entrypoint = ${entrypoint};
+    const headers = { 'x-workflow-world': 'postgres' };
+    const ok = () => Response.json({ ok: true }, { headers });
+    const answer = ${entrypoint};
+    const entrypoint = (request) => (request.headers.has('x-workflow-probe') ? ok() : answer(request));
     const world = createWorld({
       queueFactory: () => createPgBossFunctionProxyQueue({ workflowEntrypoint: entrypoint, ${options} }),
     });`;
@@ -380,7 +409,7 @@ describe('a process', () => {
 
   test('is not kept alive by a World that was not started, nor by one that was closed', async (t) => {
     const env = await ownEnv(t);
-    const answer = 'async () => Response.json({})';
+    const answer = 'async () => ok()';
     for (const rest of ['', 'await world.start(); await world.close();']) {
       const { code, signal, errors } = await runProgram(`${worldOf(answer)} ${push} ${rest}`, {
         env,
@@ -416,7 +445,7 @@ describe('a process', () => {
   test('is warned at the start in development, and only then', async (t) => {
     const env = await ownEnv(t);
     const found = await printed(
-      `${worldOf('async () => Response.json({})')}
+      `${worldOf('async () => ok()')}
       const warnings = {};
       for (const environment of ['development', 'production', 'test', '']) {
         for (const through of ['console', 'log of the World', 'log of the driver']) {
@@ -457,7 +486,7 @@ describe('a process', () => {
     const entrypoint = `async (request) => {
       const { runId } = await request.json();
       delivered({ runId, queueName: request.headers.get('x-vqs-queue-name') });
-      return Response.json({});
+      return ok();
     }`;
     const found = await printed(
       `import { start } from 'workflow/api';
@@ -519,7 +548,7 @@ describe('a process', () => {
   test('keeps nothing of 100,000 deliveries', async (t) => {
     const env = await ownEnv(t);
     const { heap, rss, deliveries, samples } = await printed(
-      `${worldOf('async (request) => { await request.arrayBuffer(); return Response.json({ ok: true }); }', 'queueConcurrency: 100')}
+      `${worldOf('async (request) => { await request.arrayBuffer(); return ok(); }', 'queueConcurrency: 100')}
       await world.start();
       const total = 100_000;
       const samples = [];

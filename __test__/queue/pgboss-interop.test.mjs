@@ -7,6 +7,7 @@ import { PgBoss } from 'pg-boss';
 import { createPgBossHttpProxyQueue, createWorld } from '../../index.js';
 import { ulid } from '../storage/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
+import { OF_WORLD } from './fixture.mjs';
 
 const [FLOWS, STEPS] = ['workflow_flows', 'workflow_steps'];
 const TOKEN = 'token-of-the-tests';
@@ -51,7 +52,8 @@ async function app(t, answer = () => 200) {
       deliveries.push(delivery);
       status = await answer(delivery);
     }
-    response.writeHead(status, { 'content-type': 'application/json' }).end('{"ok":true}');
+    response.writeHead(status, { 'content-type': 'application/json', ...OF_WORLD });
+    response.end('{"ok":true}');
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(() => {

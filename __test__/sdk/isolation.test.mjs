@@ -9,6 +9,7 @@ import {
   createWorld,
 } from '@workflow/world-postgres';
 import { setup } from '../../lib/setup.js';
+import { OF_WORLD } from '../queue/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { eventually } from './fixture.mjs';
 
@@ -35,7 +36,7 @@ test('stand-alone proxies need no World, keep to their own target and token, and
       const received = [];
       const server = createServer((request, response) => {
         received.push([request.headers[TOKEN], `${request.headers['x-vqs-message-id']}`]);
-        response.end('{"ok":true}');
+        response.writeHead(200, OF_WORLD).end('{"ok":true}');
       });
       server.listen(0, '127.0.0.1');
       await once(server, 'listening');
@@ -48,7 +49,7 @@ test('stand-alone proxies need no World, keep to their own target and token, and
       /** @param {Request} request */
       const stepEntrypoint = async ({ headers }) => {
         received.push([headers.get(TOKEN), `${headers.get('x-vqs-message-id')}`]);
-        return Response.json({ ok: true });
+        return Response.json({ ok: true }, { headers: OF_WORLD });
       };
       const functions = createFunctionProxy({
         stepEntrypoint,

@@ -67,7 +67,7 @@ if (APP_PORT) {
         duplex: 'half',
       }),
     );
-    outgoing.writeHead(response.status);
+    outgoing.writeHead(response.status, Object.fromEntries(response.headers));
     outgoing.end(await response.text());
   });
   server.listen(Number(APP_PORT));

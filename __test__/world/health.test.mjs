@@ -9,7 +9,7 @@ import {
   createWorld,
 } from '../../index.js';
 import { freePort } from '../../scripts/support/postgres.mjs';
-import { place, TOKEN, until } from '../queue/fixture.mjs';
+import { asWorld, OF_WORLD, place, TOKEN, until } from '../queue/fixture.mjs';
 import { ulid } from '../storage/fixture.mjs';
 import { testDatabase } from '../support/database.mjs';
 import { relay } from '../support/relay.mjs';
@@ -31,7 +31,9 @@ async function healthOf(world) {
 
 /** @param {Test} t @param {number} port */
 async function listen(t, port) {
-  const server = createServer((_request, response) => response.end()).listen(port, '127.0.0.1');
+  const server = createServer((_request, response) => {
+    response.writeHead(200, OF_WORLD).end('{}');
+  }).listen(port, '127.0.0.1');
   await once(server, 'listening');
   const stop = () => {
     server.closeAllConnections();
@@ -76,10 +78,10 @@ describe('the health of a World', () => {
 
   test('that calls functions needs nobody else', async (t) => {
     let executions = 0;
-    const workflowEntrypoint = async () => {
+    const workflowEntrypoint = asWorld(async () => {
       executions += 1;
       return Response.json({});
-    };
+    });
     const queueFactory = () => createPgBossFunctionProxyQueue({ workflowEntrypoint });
     const world = await place(t, database)({ queueFactory, queueConcurrency: 7 });
     await world.start();
@@ -138,10 +140,10 @@ describe('a World without its database', () => {
     test(`(${how}) says so within seconds, and heals by itself`, async (t) => {
       const line = await relay(t, url);
       let executions = 0;
-      const workflowEntrypoint = async () => {
+      const workflowEntrypoint = asWorld(async () => {
         executions += 1;
         return Response.json({});
-      };
+      });
       const world = await place(
         t,
         database,
@@ -176,7 +178,9 @@ describe('a World without its database', () => {
   test('but for the connection that listens opens another one', async (t) => {
     const line = await relay(t, url);
     const queueFactory = () =>
-      createPgBossFunctionProxyQueue({ workflowEntrypoint: async () => Response.json({}) });
+      createPgBossFunctionProxyQueue({
+        workflowEntrypoint: asWorld(async () => Response.json({})),
+      });
     const world = await place(t, database)({ connectionString: line.url, queueFactory, log });
     await world.start();
     /** The process of PostgreSQL behind it. */

@@ -16,11 +16,13 @@ const database = await testDatabase({ after });
 async function worker(t, until) {
   const source = `
     import { createPgBossFunctionProxyQueue, createWorld } from '@workflow/world-postgres';
-    async function workflowEntrypoint() {
+    const headers = { 'x-workflow-world': 'postgres' };
+    async function workflowEntrypoint(request) {
+      if (request.headers.has('x-workflow-probe')) return Response.json({}, { headers });
       console.log('begun');
       await ${until};
       console.log('ended');
-      return Response.json({});
+      return Response.json({}, { headers });
     }
     const queueFactory = () => createPgBossFunctionProxyQueue({ workflowEntrypoint });
     const world = createWorld({ closeOnSignals: true, queueFactory });

@@ -12,7 +12,7 @@ use world_postgres::auth::{DEFAULT_TOKEN, TOKEN_HEADER, Tokens, check_production
 use world_postgres::config::{Config, Environment, Options, redact};
 use world_postgres::error::Error;
 use world_postgres::ids::{EventIds, check_new_run_id};
-use world_postgres::proxy::{self, outcome};
+use world_postgres::proxy::{self, Answer, check_answer, outcome};
 use world_postgres::queue::{Delivery, Kind, Message, Outcome};
 use world_postgres::signature::verify;
 
@@ -45,7 +45,12 @@ fn parts<const N: usize>(data: &[u8]) -> Option<[&str; N]> {
 pub fn answer(data: &[u8]) {
     let Some((status, body)) = data.split_first_chunk::<2>() else { return };
     let status = u16::from_be_bytes(*status);
-    match outcome("The app", status, body) {
+    let foreign = Answer { status, of_world: false, body };
+    let error = check_answer("The app", &foreign).expect_err("only a World settles a delivery");
+    assert!(error.chars().count() < 900 && error.contains(&status.to_string()));
+    let answer = Answer { of_world: true, ..foreign };
+    assert_eq!(check_answer("The app", &answer).is_err(), status == 401);
+    match outcome("The app", &answer) {
         Outcome::Done => assert!((200..300).contains(&status)),
         Outcome::Reschedule { .. } => {
             assert!((200..300).contains(&status) || status == 503);
@@ -57,7 +62,7 @@ pub fn answer(data: &[u8]) {
             assert!(error.chars().count() < 600, "a job keeps its last error");
             assert!(error.contains(&status.to_string()));
         }
-        Outcome::Unreachable { error } => panic!("the app did answer: {error}"),
+        Outcome::Unreachable { error } | Outcome::NotTaken { error } => panic!("the app did answer: {error}"),
     }
 }
 

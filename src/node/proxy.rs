@@ -7,6 +7,7 @@ use napi_derive::napi;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::time::timeout;
 
 use super::bytes::Bytes;
 use super::configuration::Configuration;
@@ -69,6 +70,12 @@ pub fn foreign_delivery_headers(
     Ok(json(&proxy::headers(&delivery, token, true)))
 }
 
+/// Why an answer to a delivery is not one of a World that knows our token; `null` where it is.
+#[napi(catch_unwind)]
+pub fn why_not_taken(answer: DeliveryAnswer) -> Option<String> {
+    proxy::check_answer("The app", &answer.as_seen()).err()
+}
+
 #[napi(object, object_from_js = false)]
 pub struct DeliveryRequest {
     /// `flow` or `step`.
@@ -82,6 +89,8 @@ pub struct DeliveryRequest {
 pub struct DeliveryAnswer {
     pub status: u32,
     pub body: String,
+    /// The answer has the mark of a World.
+    pub of_world: bool,
 }
 
 /// Never rejects: what the user's function throws is an answer of status 500. Weak: it does not keep
@@ -90,38 +99,81 @@ pub type EntrypointFunction =
     ThreadsafeFunction<DeliveryRequest, Promise<DeliveryAnswer>, DeliveryRequest, Status, false, true>;
 
 /// Executes messages in this process.
+#[derive(Clone)]
 pub struct FunctionProxy {
     entrypoint: Arc<EntrypointFunction>,
     token: HeaderValue,
 }
 
+const ENTRYPOINT: &str = "The entrypoint";
+
 impl FunctionProxy {
     pub fn new(entrypoint: EntrypointFunction, tokens: &Tokens) -> Result<Self> {
         Ok(Self { entrypoint: Arc::new(entrypoint), token: proxy::token(tokens)? })
+    }
+
+    /// Fails where nobody answers: the function never rejects, so its thread has ended.
+    async fn call(
+        &self,
+        kind: Kind,
+        headers: &HeaderMap,
+        body: Vec<u8>,
+    ) -> std::result::Result<DeliveryAnswer, String> {
+        let kind = match kind {
+            Kind::Flow => "flow",
+            Kind::Step => "step",
+        };
+        let request = DeliveryRequest { kind: kind.to_owned(), headers: json(headers), body: body.into() };
+        let answer = async { self.entrypoint.call_async_catch(request).await?.await }.await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    async fn outcome(self, delivery: Delivery) -> Outcome {
+        let headers = proxy::headers(&delivery, self.token.clone(), false);
+        let answer = match self.call(delivery.kind, &headers, delivery.body).await {
+            Ok(answer) => answer,
+            Err(error) => return Outcome::Unreachable { error },
+        };
+        match proxy::check_answer(ENTRYPOINT, &answer.as_seen()) {
+            Ok(()) => proxy::outcome(ENTRYPOINT, &answer.as_seen()),
+            Err(error) => match self.probe().await {
+                Ok(()) => Outcome::NotTaken { error },
+                Err(_) => Outcome::Unreachable { error },
+            },
+        }
+    }
+
+    /// Whether the functions take deliveries, or why not.
+    async fn probe(&self) -> std::result::Result<(), String> {
+        for kind in [Kind::Flow, Kind::Step] {
+            let headers = proxy::probe_headers(self.token.clone());
+            let answer = timeout(proxy::PROBE_TIMEOUT, self.call(kind, &headers, Vec::new()))
+                .await
+                .map_err(|_| format!("{ENTRYPOINT} did not answer within {:?}", proxy::PROBE_TIMEOUT))??;
+            proxy::check_answer(ENTRYPOINT, &answer.as_seen())?;
+        }
+        Ok(())
+    }
+}
+
+impl DeliveryAnswer {
+    fn as_seen(&self) -> proxy::Answer<'_> {
+        proxy::Answer {
+            status: u16::try_from(self.status).unwrap_or(500),
+            of_world: self.of_world,
+            body: self.body.as_bytes(),
+        }
     }
 }
 
 impl Deliver for FunctionProxy {
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
-        let headers = json(&proxy::headers(&delivery, self.token.clone(), false));
-        let kind = match delivery.kind {
-            Kind::Flow => "flow",
-            Kind::Step => "step",
-        };
-        let request = DeliveryRequest { kind: kind.to_owned(), headers, body: delivery.body.into() };
-        let entrypoint = Arc::clone(&self.entrypoint);
-        async move {
-            let answer = async { entrypoint.call_async_catch(request).await?.await }.await;
-            match answer {
-                Ok(answer) => {
-                    let status = u16::try_from(answer.status).unwrap_or(500);
-                    proxy::outcome("The entrypoint", status, answer.body.as_bytes())
-                }
-                // It never rejects, so its thread has ended, and nobody will execute the message.
-                Err(error) => Outcome::Unreachable { error: error.to_string() },
-            }
-        }
-        .boxed()
+        self.clone().outcome(delivery).boxed()
+    }
+
+    fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
+        let proxy = self.clone();
+        async move { proxy.probe().await }.boxed()
     }
 }
 

@@ -130,14 +130,18 @@ impl PgBossQueue {
     /// JSON of [`Health`].
     #[napi]
     pub async fn health(&self) -> napi::Result<String> {
-        let target_reachable = match self.deliver.get() {
+        let target = match self.deliver.get() {
             Some(deliver) => Some(deliver.ready().await),
             None => None,
         };
+        let worker = self.queue.health();
         let health = Health {
-            target_reachable,
+            target_reachable: target.as_ref().map(|target| target.is_ok()),
+            target_error: target
+                .and_then(|target| target.err())
+                .or_else(|| worker.as_ref().and_then(|worker| worker.not_taken.clone())),
             oldest_due_ms: self.queue.oldest_due_ms().await.map_err(to_js)?,
-            worker: self.queue.health(),
+            worker,
         };
         to_json(&health).map_err(to_js)
     }
@@ -174,6 +178,8 @@ impl Drop for PgBossQueue {
 struct Health {
     /// `None` where no worker was started here.
     target_reachable: Option<bool>,
+    /// Why the target takes no deliveries, or did not take one lately.
+    target_error: Option<String>,
     oldest_due_ms: Option<i64>,
     worker: Option<queue::Health>,
 }

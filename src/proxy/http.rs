@@ -7,21 +7,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use reqwest::StatusCode;
-use reqwest::header::{HeaderValue, LOCATION};
+use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::{Host, Url};
 
+use super::{Answer, PROBE_TIMEOUT, WORLD, WORLD_HEADER};
 use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an app may take for the answer to a mere HEAD.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the 5 s after which Node closes a connection that rests: a request must not meet that.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Finds a peer that is gone without a word while a step runs for hours.
@@ -32,12 +29,10 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct HttpProxy {
     client: reqwest::Client,
-    base: Arc<Url>,
     base_url: Arc<str>,
     token: HeaderValue,
-    probed: bool,
-    /// The app did not answer when it was last asked. Whoever takes connections may be a gateway, and only
-    /// an answer of the app's own says that it is back.
+    /// The app took no deliveries when it was last asked. A gateway may take connections all the same, and
+    /// only an answer of the app's own says that it is back.
     gone: Arc<AtomicBool>,
     /// For deliveries of a queue that is not ours.
     foreign: bool,
@@ -57,13 +52,12 @@ impl HttpProxy {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = Url::parse(&target.base_url)
             .map_err(|error| Error::Configuration(format!("The base URL is not a URL: {error}")))?;
-        let local = is_loopback(&base);
         let mut client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(POOL_IDLE)
             .tcp_keepalive(KEEPALIVE)
             .redirect(Policy::none());
-        if local {
+        if is_loopback(&base) {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| {
@@ -72,10 +66,7 @@ impl HttpProxy {
         Ok(Self {
             client,
             base_url: target.base_url.trim_end_matches('/').into(),
-            base: Arc::new(base),
             token: super::token(tokens)?,
-            // Behind a proxy, a direct connection says nothing.
-            probed: local || !has_system_proxy(),
             gone: Arc::default(),
             foreign: false,
         })
@@ -121,89 +112,77 @@ impl HttpProxy {
     }
 
     async fn outcome(self, delivery: Delivery) -> Outcome {
-        if self.gone.load(Ordering::Relaxed) && self.has_gone().await {
-            return Outcome::Unreachable { error: format!("{} does not answer", self.base_url) };
+        if self.gone.load(Ordering::Relaxed)
+            && let Err(error) = self.probe().await
+        {
+            return Outcome::Unreachable { error };
         }
-        let mut response = match self.send(&delivery).await {
+        let response = match self.send(&delivery).await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Outcome::Unreachable { error: describe(&error) },
             Err(error) => return self.broken(describe(&error)).await,
         };
-        let status = response.status();
-        let location = response.headers().get(LOCATION).cloned();
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) => break,
-                // The handler's answer is what acknowledges; half of one does not.
-                Err(error) => return self.broken(describe(&error)).await,
-            }
-            if body.len() > LONGEST_ANSWER {
-                break;
-            }
-        }
-        if status.is_redirection() {
-            return Outcome::Failed {
-                error: format!(
-                    "{} answered {status}, a redirect to {}. Workflow routes must answer themselves: set \
-                     WORKFLOW_POSTGRES_APP_URL to the final address, and keep middleware away from \
-                     /.well-known/workflow/",
-                    self.base_url,
-                    location.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("nowhere"),
-                ),
-            };
-        }
-        match super::outcome(&self.base_url, status.as_u16(), &body) {
-            Outcome::Failed { error }
-                if status == StatusCode::SERVICE_UNAVAILABLE && self.has_gone().await =>
-            {
-                Outcome::Unreachable { error }
-            }
-            Outcome::Failed { error } if is_of_gateway(status) => self.broken(error).await,
-            outcome => outcome,
+        let (status, of_world) = (response.status().as_u16(), is_of_world(&response));
+        let body = match start_of(response).await {
+            Ok(body) => body,
+            // The handler's answer is what acknowledges; half of one does not.
+            Err(error) if of_world => return self.broken(describe(&error)).await,
+            Err(error) => describe(&error).into_bytes(),
+        };
+        let answer = Answer { status, of_world, body: &body };
+        match super::check_answer(&self.base_url, &answer) {
+            Ok(()) => super::outcome(&self.base_url, &answer),
+            Err(error) => match self.probe().await {
+                Ok(()) => Outcome::NotTaken { error },
+                Err(_) => Outcome::Unreachable { error },
+            },
         }
     }
 
     /// A delivery that began and had no end of its own: the app may have died of it. Those to come wait
     /// until it answers.
     async fn broken(&self, error: String) -> Outcome {
-        self.has_gone().await;
+        // What it found is remembered.
+        let _ = self.probe().await;
         Outcome::Failed { error }
     }
 
-    /// Whether only a gateway is left of the app.
-    async fn has_gone(&self) -> bool {
-        let gone = !self.answers().await;
-        self.gone.store(gone, Ordering::Relaxed);
-        gone
+    /// Whether the app takes deliveries, on both routes, or why not.
+    async fn probe(&self) -> std::result::Result<(), String> {
+        let (flow, step) = tokio::join!(self.probe_route(Kind::Flow), self.probe_route(Kind::Step));
+        let found = flow.and(step);
+        self.gone.store(found.is_err(), Ordering::Relaxed);
+        found
     }
 
-    /// Whether the app answers, whatever it says to a request that asks for nothing.
-    async fn answers(&self) -> bool {
-        let request = self.client.head(self.url(Kind::Flow)).timeout(PROBE_TIMEOUT);
-        request.send().await.is_ok_and(|response| !is_of_gateway(response.status()))
+    async fn probe_route(&self, kind: Kind) -> std::result::Result<(), String> {
+        let request =
+            self.client.post(self.url(kind)).headers(super::probe_headers(self.token.clone())).send();
+        let look = async {
+            let response = request.await.map_err(|error| describe(&error))?;
+            let (status, of_world) = (response.status().as_u16(), is_of_world(&response));
+            let body = start_of(response).await.map_err(|error| describe(&error))?;
+            super::check_answer(&self.base_url, &Answer { status, of_world, body: &body })
+        };
+        timeout(PROBE_TIMEOUT, look)
+            .await
+            .unwrap_or_else(|_| Err(format!("{} did not answer within {PROBE_TIMEOUT:?}", self.base_url)))
     }
+}
 
-    async fn takes_deliveries(self) -> bool {
-        if self.gone.load(Ordering::Relaxed) {
-            return !self.has_gone().await;
-        }
-        if !self.probed {
-            return true;
-        }
-        let (Some(host), Some(port)) = (self.base.host(), self.base.port_or_known_default()) else {
-            return true;
-        };
-        let connect = async {
-            match host {
-                Host::Domain(name) => TcpStream::connect((name, port)).await,
-                Host::Ipv4(address) => TcpStream::connect((address, port)).await,
-                Host::Ipv6(address) => TcpStream::connect((address, port)).await,
-            }
-        };
-        timeout(CONNECT_TIMEOUT, connect).await.is_ok_and(|connected| connected.is_ok())
+/// The beginning of an answer, or all of it.
+async fn start_of(mut response: reqwest::Response) -> reqwest::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while body.len() <= LONGEST_ANSWER
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk);
     }
+    Ok(body)
+}
+
+fn is_of_world(response: &reqwest::Response) -> bool {
+    response.headers().get(WORLD_HEADER).is_some_and(|world| world == WORLD)
 }
 
 impl Deliver for HttpProxy {
@@ -211,14 +190,10 @@ impl Deliver for HttpProxy {
         self.clone().outcome(delivery).boxed()
     }
 
-    fn ready(&self) -> BoxFuture<'static, bool> {
-        self.clone().takes_deliveries().boxed()
+    fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
+        let proxy = self.clone();
+        async move { proxy.probe().await }.boxed()
     }
-}
-
-/// Bad gateway, service unavailable, gateway timeout.
-fn is_of_gateway(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 502..=504)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -228,12 +203,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
-}
-
-fn has_system_proxy() -> bool {
-    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// reqwest's own text is vague ("error sending request"); the cause is in its sources.

@@ -10,11 +10,16 @@ use serde::Deserialize;
 
 use crate::auth::{TOKEN_HEADER, Tokens};
 use crate::error::{Error, Result};
-use crate::queue::headers::FOREIGN;
+use crate::queue::headers::{FOREIGN, PROBE};
 use crate::queue::{Delivery, Outcome};
 
 pub use http::{HttpProxy, Response};
 
+/// The mark of each answer of `lib/handler.js`, and its value.
+pub const WORLD_HEADER: &str = "x-workflow-world";
+pub const WORLD: &str = "postgres";
+/// How long an app may take for the answer to a probe.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_EXCERPT: usize = 500;
 
 /// The first token as a header that no log shows.
@@ -34,27 +39,64 @@ pub fn headers(delivery: &Delivery, token: HeaderValue, foreign: bool) -> Header
     headers
 }
 
+/// A request that asks whether deliveries would be taken.
+pub fn probe_headers(token: HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(TOKEN_HEADER, token);
+    headers.insert(PROBE, HeaderValue::from_static("1"));
+    headers
+}
+
+/// An answer to a delivery or to a probe.
+pub struct Answer<'a> {
+    pub status: u16,
+    /// It has the mark of `lib/handler.js`.
+    pub of_world: bool,
+    pub body: &'a [u8],
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct Body {
     timeout_seconds: Option<f64>,
 }
 
-/// What an answer means for its delivery. `from` names who gave it.
-pub fn outcome(from: &str, status: u16, body: &[u8]) -> Outcome {
-    let answer = serde_json::from_slice::<Answer>(body).ok();
-    let delay = answer
+/// Whether the handler of a World that knows our token gave an answer, or what to look at. Any other
+/// answer settles nothing: it is a gateway's, another app's, or that of an app with another token.
+pub fn check_answer(from: &str, answer: &Answer) -> std::result::Result<(), String> {
+    let (status, body) = (answer.status, excerpt(answer.body));
+    match (answer.of_world, status) {
+        (true, 401) => Err(format!(
+            "{from} answered 401: {body}. It needs the same WORKFLOW_POSTGRES_SECURITY_TOKEN (or \
+             securityToken) as this worker"
+        )),
+        (true, _) => Ok(()),
+        (false, 300..400) => Err(format!(
+            "{from} answered {status}, a redirect. Workflow routes must answer themselves: set \
+             WORKFLOW_POSTGRES_APP_URL (or baseUrl) to the final address, and keep middleware away from \
+             /.well-known/workflow/"
+        )),
+        (false, 500..600) => Err(format!("{from} answered {status}, but not as a World: {body}")),
+        (false, _) => Err(format!(
+            "{from} answered {status}, but not as a World: the header {WORLD_HEADER} is missing. Look at \
+             WORKFLOW_POSTGRES_APP_URL (or baseUrl), and let nothing between worker and app answer for \
+             /.well-known/workflow/, or remove that header: {body}"
+        )),
+    }
+}
+
+/// What an answer of a World means for its delivery. `from` names who gave it.
+pub fn outcome(from: &str, answer: &Answer) -> Outcome {
+    let (status, body) = (answer.status, answer.body);
+    let parsed = serde_json::from_slice::<Body>(body).ok();
+    let delay = parsed
         .as_ref()
-        .and_then(|answer| answer.timeout_seconds)
+        .and_then(|body| body.timeout_seconds)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match (status, delay) {
         // 503 is how the handlers of custom queues may say it.
         (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
-        (200..300, None) if answer.is_some() || body.is_empty() => Outcome::Done,
-        // A login page, or whatever else stands between: the message must not be lost in it.
-        (200..300, None) => Outcome::Failed {
-            error: format!("{from} answered {status}, but not as a World does, in JSON: {}", excerpt(body)),
-        },
+        (200..300, None) if parsed.is_some() => Outcome::Done,
         _ => Outcome::Failed { error: format!("{from} answered {status}: {}", excerpt(body)) },
     }
 }

@@ -11,12 +11,15 @@ const MESSAGE_ID: &str = "x-vqs-message-id";
 const ATTEMPT: &str = "x-vqs-message-attempt";
 /// Marks deliveries of a queue that is not ours: `lib/handler.js` pushes their waits itself.
 pub const FOREIGN: &str = "x-workflow-foreign-queue";
+/// Asks whether deliveries would be taken; `lib/handler.js` answers without looking for a message.
+pub const PROBE: &str = "x-workflow-probe";
 /// Whoever enqueues a message cannot set these: they are ours, or the connection's.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     QUEUE_NAME,
     MESSAGE_ID,
     ATTEMPT,
     FOREIGN,
+    PROBE,
     TOKEN_HEADER,
     "content-type",
     "content-length",

@@ -54,8 +54,12 @@ pub enum Outcome {
     Failed {
         error: String,
     },
-    /// Nobody took the message: no attempt was made.
+    /// Nobody took the message, and the target takes no others either: no attempt was made.
     Unreachable {
+        error: String,
+    },
+    /// Nobody took this message, and the target takes others: no attempt was made.
+    NotTaken {
         error: String,
     },
 }
@@ -64,9 +68,9 @@ pub trait Deliver: Send + Sync + 'static {
     /// May take as long as the user's code does: there is no deadline.
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome>;
 
-    /// Whether the target takes deliveries. Until it does, none are claimed.
-    fn ready(&self) -> BoxFuture<'static, bool> {
-        std::future::ready(true).boxed()
+    /// Whether the target takes deliveries, or why not. Until it does, none are claimed.
+    fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
+        std::future::ready(Ok(())).boxed()
     }
 }
 

@@ -104,9 +104,17 @@ pub struct Pushed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Complete,
-    Fail { error: String, delay: Duration },
-    Reschedule { delay: Duration },
-    Release,
+    Fail {
+        error: String,
+        delay: Duration,
+    },
+    Reschedule {
+        delay: Duration,
+    },
+    /// No attempt was made.
+    Release {
+        delay: Duration,
+    },
 }
 
 impl Action {
@@ -115,7 +123,7 @@ impl Action {
             Self::Complete => "complete",
             Self::Fail { .. } => "fail",
             Self::Reschedule { .. } => "reschedule",
-            Self::Release => "release",
+            Self::Release { .. } => "release",
         }
     }
 
@@ -123,8 +131,7 @@ impl Action {
     pub fn delay(&self) -> Option<Duration> {
         match self {
             Self::Complete => None,
-            Self::Fail { delay, .. } | Self::Reschedule { delay } => Some(*delay),
-            Self::Release => Some(Duration::ZERO),
+            Self::Fail { delay, .. } | Self::Reschedule { delay } | Self::Release { delay } => Some(*delay),
         }
     }
 }

@@ -29,6 +29,13 @@ pub const PURGE: Duration = Duration::from_secs(600);
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// Before the next try, after a target did not take a message though it takes others.
+pub const NOT_TAKEN: Duration = Duration::from_secs(5);
+/// For so long [`NOT_TAKEN`] shows in the health, and no second log line tells of it.
+pub const NOT_TAKEN_SHOWN: Duration = Duration::from_secs(60);
+/// How long a target may keep the first deliveries waiting, as an app does that starts, before the log tells.
+pub const TARGET_STARTS: Duration = Duration::from_secs(5);
+
 /// A claim that met another one tries again.
 pub const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 

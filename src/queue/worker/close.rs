@@ -36,9 +36,9 @@ impl Worker {
         }
     }
 
-    /// What is due soon was announced to nobody, because this worker would have looked in time. Should
-    /// this fail, others find it when they look by themselves.
-    async fn tell_others(self: Arc<Self>) {
+    /// Jobs that are due soon were not announced, because this worker would have looked in time. Should
+    /// this fail, other workers find them when they look by themselves.
+    pub(super) async fn tell_others(self: Arc<Self>) {
         let (database, queues) = (&self.store.database, &self.store.queues);
         let announce = database
             .query(&database.render(include_str!("../sql/announce.sql")))
@@ -54,7 +54,7 @@ impl Worker {
             if let Some(task) = state.running.get_mut(&claim).and_then(|running| running.task.take()) {
                 task.abort();
             }
-            state.settle(&claim, Action::Release);
+            state.settle(&claim, Action::Release { delay: Duration::ZERO });
         }
     }
 

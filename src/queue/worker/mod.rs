@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use self::state::{Gate, Pacing, Running, Slots, State};
 use super::pace::{Paces, Situation};
 use super::store::{Action, Claim, Push, Pushed, Store};
-use super::timing::{CLAIM_AGAIN, LEASE, backoff, retry_delay};
+use super::timing::{CLAIM_AGAIN, LEASE, NOT_TAKEN, TARGET_STARTS, backoff, retry_delay};
 use super::{Deliver, Delivery, Kind, Level, Log, Message, Outcome};
 use crate::config::QueueConfig;
 
@@ -82,6 +82,9 @@ pub struct Health {
     pub runs_rescued: u64,
     /// Jobs that were claimed as they were inserted.
     pub claimed_at_once: u64,
+    /// Why the target did not take a message lately, though it takes others.
+    #[serde(skip)]
+    pub not_taken: Option<String>,
 }
 
 impl Worker {
@@ -102,8 +105,9 @@ impl Worker {
                 slots: [slots(), slots()],
                 running: HashMap::new(),
                 settlements: Vec::new(),
-                gate: Gate { open: false, closings: 0 },
+                gate: Gate { open: false, closings: 0, told: false },
                 closing: false,
+                not_taken: None,
                 paces: Paces::default(),
                 trouble: None,
             }),
@@ -149,6 +153,7 @@ impl Worker {
             leases_swept: count(&self.counters.swept),
             runs_rescued: count(&self.counters.rescued),
             claimed_at_once: count(&self.counters.claimed_at_once),
+            not_taken: state.not_taken_lately().map(str::to_owned),
         }
     }
 
@@ -170,7 +175,7 @@ impl Worker {
         let slots = state.slots_mut(kind);
         push.claim = open && !closing && !delayed && !running && !slots.backlog && slots.free > 0;
         // Our turn after the delivery that is running, or our timer, finds it.
-        push.quiet = !closing && (running || delayed);
+        push.quiet = open && !closing && (running || delayed);
         slots.free -= usize::from(push.claim);
     }
 
@@ -231,8 +236,8 @@ impl Worker {
                 Running { group, since: Instant::now(), task: None, settling: false, lost: false },
             );
             // This process was stopped for as long as a lease lasts: another worker has the job by now.
-            if state.closing || asked.elapsed() >= LEASE {
-                state.settle(&claim, Action::Release);
+            if state.closing || !state.gate.open || asked.elapsed() >= LEASE {
+                state.settle(&claim, Action::Release { delay: Duration::ZERO });
                 self.wake.notify_one();
                 return;
             }
@@ -261,7 +266,7 @@ impl Worker {
             Outcome::Done => &self.counters.completed,
             Outcome::Failed { .. } => &self.counters.failed,
             Outcome::Reschedule { .. } => &self.counters.rescheduled,
-            Outcome::Unreachable { .. } => &self.counters.unreachable,
+            Outcome::Unreachable { .. } | Outcome::NotTaken { .. } => &self.counters.unreachable,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Outcome::Failed { error } = &outcome {
@@ -273,22 +278,30 @@ impl Worker {
             );
         }
 
-        let mut unreachable = String::new();
         let mut closed_now = None;
+        let mut not_taken_now = None;
         let mut state = self.state();
-        if !matches!(outcome, Outcome::Unreachable { .. }) {
+        if matches!(outcome, Outcome::Done | Outcome::Failed { .. } | Outcome::Reschedule { .. }) {
             state.gate.closings = 0;
-        } else if std::mem::take(&mut state.gate.open) {
-            closed_now = Some(state.gate.closings);
-            state.gate.closings = state.gate.closings.saturating_add(1);
         }
         let action = match outcome {
             Outcome::Done => Action::Complete,
             Outcome::Failed { error } => Action::Fail { error, delay: retry_delay(attempt) },
             Outcome::Reschedule { delay } => Action::Reschedule { delay },
             Outcome::Unreachable { error } => {
-                unreachable = error;
-                Action::Release
+                if std::mem::take(&mut state.gate.open) {
+                    let closings = state.gate.closings;
+                    state.gate.closings = closings.saturating_add(1);
+                    closed_now = Some((closings, error));
+                }
+                Action::Release { delay: Duration::ZERO }
+            }
+            Outcome::NotTaken { error } => {
+                if state.not_taken_lately().is_none() {
+                    not_taken_now = Some(error.clone());
+                    state.not_taken = Some((Instant::now(), error));
+                }
+                Action::Release { delay: NOT_TAKEN.mul_f64(rand::random_range(0.75..1.25)) }
             }
         };
         state.settle(claim, action);
@@ -297,17 +310,33 @@ impl Worker {
         if let Some(pacing) = pacing {
             self.spawn(Arc::clone(self).bring_forward(pacing));
         }
-        if let Some(closings) = closed_now {
+        if let Some(error) = not_taken_now {
+            self.log.log(
+                Level::Warn,
+                "The target did not take a message, though it takes others; no attempt is spent",
+                &[("job", &claim.job_id), ("error", &error)],
+            );
+        }
+        if let Some((closings, error)) = closed_now {
             if closings == 0 {
-                self.log.log(
-                    Level::Warn,
-                    "The target does not take deliveries; they wait, and no attempt is spent",
-                    &[("error", &unreachable)],
-                );
+                self.tell_closed(&error);
             }
+            // Other workers may have a target that takes what this one would have looked for in time.
+            self.spawn(Arc::clone(self).tell_others());
             self.spawn(Arc::clone(self).knock(backoff(closings)));
         }
         self.wake.notify_one();
+    }
+
+    fn tell_closed(&self, error: &str) {
+        if std::mem::replace(&mut self.state().gate.told, true) {
+            return;
+        }
+        self.log.log(
+            Level::Warn,
+            "The target does not take deliveries; they wait, and no attempt is spent",
+            &[("error", error)],
+        );
     }
 
     /// A wake that was held back is due now. Should this fail, it comes at its own time.
@@ -337,20 +366,24 @@ impl Worker {
         }
     }
 
-    /// Opens the gate once the target answers.
+    /// Opens the gate once the target takes deliveries.
     async fn knock(self: Arc<Self>, first: Duration) {
         sleep(first).await;
+        let start = Instant::now();
         let mut knocks = 0;
-        while !self.deliver.ready().await {
+        while let Err(error) = self.deliver.ready().await {
+            if start.elapsed() >= TARGET_STARTS {
+                self.tell_closed(&error);
+            }
             sleep(backoff(knocks).min(Duration::from_secs(1))).await;
             knocks = knocks.saturating_add(1);
         }
-        let closings = {
-            let mut state = self.state();
-            state.gate.open = true;
-            state.gate.closings
+        let told = {
+            let gate = &mut self.state().gate;
+            gate.open = true;
+            std::mem::take(&mut gate.told)
         };
-        if closings == 1 {
+        if told {
             self.log.log(Level::Info, "The target takes deliveries again", &[]);
         }
         self.wake.notify_one();

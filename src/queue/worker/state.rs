@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::queue::Kind;
 use crate::queue::pace::Paces;
 use crate::queue::store::{Action, Claim, Look, Push, Settlement};
-use crate::queue::timing::CLAIM_AGAIN;
+use crate::queue::timing::{CLAIM_AGAIN, NOT_TAKEN_SHOWN};
 
 pub(super) struct State {
     pub(super) slots: [Slots; 2],
@@ -17,6 +17,8 @@ pub(super) struct State {
     pub(super) settlements: Vec<Settlement>,
     pub(super) gate: Gate,
     pub(super) closing: bool,
+    /// The last message that the target did not take while it took others, and why.
+    pub(super) not_taken: Option<(Instant, String)>,
     pub(super) paces: Paces,
     /// When PostgreSQL last failed us: the leases of others may have suffered from the same.
     pub(super) trouble: Option<Instant>,
@@ -64,6 +66,8 @@ pub(super) struct Gate {
     pub(super) open: bool,
     /// How often in a row it turned out to be closed.
     pub(super) closings: u32,
+    /// A log line said that it is closed.
+    pub(super) told: bool,
 }
 
 impl State {
@@ -110,6 +114,11 @@ impl State {
             running.settling = true;
             self.settlements.push(Settlement { claim: claim.clone(), action });
         }
+    }
+
+    pub(super) fn not_taken_lately(&self) -> Option<&str> {
+        let (at, error) = self.not_taken.as_ref()?;
+        (at.elapsed() < NOT_TAKEN_SHOWN).then_some(error)
     }
 
     /// When the turns should look without being woken.
