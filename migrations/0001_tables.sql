@@ -148,5 +148,14 @@ CREATE TABLE :"schema".workflow_stream_chunks (
   PRIMARY KEY (stream_id, index)
 );
 
+-- Calls that were sent again because their answer was lost, by the caller's number; see overtaken_calls.
+CREATE TABLE :"schema".workflow_repeated_calls (
+  request_id  bigint PRIMARY KEY,
+  last_try    integer NOT NULL,
+  repeated_at timestamptz NOT NULL
+);
+
+CREATE INDEX workflow_repeated_calls_age ON :"schema".workflow_repeated_calls (repeated_at);
+
 -- Not compressed: chunks are small or packed already, and a writer waits for each.
 ALTER TABLE :"schema".workflow_stream_chunks ALTER data SET STORAGE EXTERNAL;

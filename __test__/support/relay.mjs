@@ -3,15 +3,19 @@ import { connect, createServer } from 'node:net';
 import { Transform } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+const READY_FOR_QUERY = Buffer.from([...Buffer.from('Z'), 0, 0, 0, 5]);
+
 /**
  * A connection that passes through. `frozen`: nothing passes any more, and neither end is told.
  * `answerBytes`: how many more of the server's bytes pass before the connection is cut.
+ * `held`: the client is gone, and what it sent last has not reached the server yet.
  *
  * @typedef {object} Link
  * @property {import('node:net').Socket} client
  * @property {import('node:net').Socket} upstream
  * @property {boolean} frozen
  * @property {number | undefined} answerBytes
+ * @property {boolean} held
  */
 
 /**
@@ -31,6 +35,8 @@ export async function relay(t, target) {
   let delayMs = 0;
   /** @type {(() => number) | undefined} */
   let drawAnswerBytes;
+  /** @type {((link: Link, chunk: Buffer) => boolean) | undefined} */
+  let holds;
   const drop = () => {
     for (const socket of sockets) socket.destroy();
   };
@@ -40,7 +46,7 @@ export async function relay(t, target) {
     new Transform({
       async transform(chunk, _encoding, done) {
         if (delayMs > 0) await sleep(delayMs);
-        if (link.frozen) return done();
+        if (link.frozen || (!answers && holds?.(link, chunk))) return done();
         if (!answers || link.answerBytes === undefined) return done(null, chunk);
         // What the client has sent is with the server already: only the answer is lost.
         const passing = chunk.subarray(0, link.answerBytes);
@@ -59,14 +65,16 @@ export async function relay(t, target) {
     if (state === 'silent') return;
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
     /** @type {Link} */
-    const link = { client, upstream, frozen: false, answerBytes: drawAnswerBytes?.() };
+    const link = { client, upstream, frozen: false, answerBytes: drawAnswerBytes?.(), held: false };
     links.add(link);
     upstream.on('error', () => {});
     upstream.on('close', () => {
       links.delete(link);
       if (!link.frozen) client.destroySoon();
     });
-    client.on('close', () => upstream.destroy());
+    client.on('close', () => {
+      if (!link.held) upstream.destroy();
+    });
     client.pipe(gate(link, false)).pipe(upstream);
     upstream.pipe(gate(link, true), { end: false }).pipe(client);
     client.resume();
@@ -111,6 +119,34 @@ export async function relay(t, target) {
     loseAnswers(draw) {
       drawAnswerBytes = draw;
       for (const link of links) link.answerBytes = draw();
+    },
+    /**
+     * Holds back the next statement with `marker` among its parameters, as a network does that delivers it
+     * later: its client, after `meanwhile`, sees the connection end.
+     * @param {string} marker
+     * @param {() => Promise<unknown>} [meanwhile]
+     */
+    holdBack(marker, meanwhile = async () => {}) {
+      /** @type {{ link: Link, statement: Buffer } | undefined} */
+      let late;
+      holds = (link, chunk) => {
+        if (!chunk.includes(marker)) return false;
+        holds = undefined;
+        late = { link, statement: chunk };
+        link.held = true;
+        meanwhile().finally(() => link.client.destroy());
+        return true;
+      };
+      return {
+        /** Lets it reach the server now, and waits until the server has executed it. */
+        async arrive() {
+          if (!late) throw new Error(`no statement with ${marker} came by`);
+          const { upstream } = late.link;
+          upstream.write(late.statement);
+          for await (const chunk of upstream) if (chunk.includes(READY_FOR_QUERY)) break;
+          upstream.destroy();
+        },
+      };
     },
     /** All is well for new connections; the ones that there are end. */
     heal() {

@@ -8,7 +8,8 @@
 --
 -- A call's own row comes last among its rows and carries its outcome:
 --   appended             the event is in the log at `slot`
---   unchanged            nothing to append: the run runs already, or is a legacy run being cancelled
+--   unchanged            nothing to append: the run runs already, is a legacy run being cancelled, or a later
+--                        try of this call came first
 --   entity_conflict      exists already, is in a terminal state, or is another request's attempt
 --   run_not_found, step_not_found, hook_not_found, wait_not_found
 --   run_expired          the run has ended
@@ -42,7 +43,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   leases          bigint[],   -- ms of the lease that a step_started takes, if it does
   attempt_requests bigint[],  -- the step_started whose attempt an outcome settles; NULL: whichever there is
   requests        bigint[],   -- the caller's own number of each call
-  retries         boolean[],  -- an answer to the same call was lost with its connection
+  tries           integer[],  -- how many tries of the same call went before, their answers lost
   new_job_prefix  text        -- the queues that serve runs created by this batch
 ) RETURNS TABLE (
   out_call           integer,
@@ -72,11 +73,13 @@ DECLARE
   durable   boolean := false;
   external_event boolean;
   earlier   record;
+  overtaken bigint[];
   ignored   text;
 BEGIN
   -- All before any look or write: a batch that waits for a lock must hold nothing that others wait for.
   PERFORM pg_advisory_xact_lock(k.key)
     FROM (SELECT DISTINCT hashtextextended(r.run_id, 0) AS key FROM unnest(run_ids) AS r(run_id) ORDER BY key) k;
+  overtaken := :"schema".overtaken_calls(requests, tries);
 
   FOR i IN 1 .. cardinality(run_ids) LOOP
     out_call := i - 1;
@@ -89,6 +92,12 @@ BEGIN
     out_data := NULL;
     out_payload := NULL;
     out_entity := NULL;
+
+    IF requests[i] = ANY (overtaken) THEN
+      out_outcome := 'unchanged';
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
 
     IF i = 1 OR run.run_id IS DISTINCT FROM run_ids[i] THEN
       SELECT * INTO run FROM :"schema".workflow_runs WHERE run_id = run_ids[i];
@@ -128,11 +137,10 @@ BEGIN
     END IF;
 
     -- The first try of this very call may be in the log, its answer lost. run_started needs no such look: a
-    -- run that runs already answers it in full. A payload is looked for each time, because nothing
-    -- else tells two of them apart, and a first try that was held up on its way may come second.
-    IF retries[i] AND types[i] <> 'run_started' OR types[i] = 'hook_received' THEN
+    -- run that runs already answers it in full.
+    IF tries[i] > 0 AND types[i] <> 'run_started' THEN
       SELECT slot, type, created_at, data INTO earlier FROM :"schema".workflow_events
-        WHERE run_id = run.run_id AND request_id = requests[i] AND slot > CASE WHEN retries[i] THEN 0 ELSE last_slot - 50 END
+        WHERE run_id = run.run_id AND request_id = requests[i]
         ORDER BY slot DESC LIMIT 1;
       IF FOUND THEN
         out_outcome := 'appended';

@@ -27,7 +27,8 @@ CREATE OR REPLACE FUNCTION :"schema".queue_push(
   claims      boolean[],
   quiets      boolean[],  -- the caller's own worker looks in time: announce nothing
   durable     boolean,    -- false: a delivery that is not acknowledged yet would push all this again
-  retried     boolean     -- an answer to the same call was lost with its connection
+  request     bigint,     -- the caller's own number of this call
+  tries       integer     -- how many tries of the same call went before, their answers lost
 ) RETURNS TABLE (
   out_call       integer,
   out_message_id text,    -- of the job that will be executed
@@ -46,6 +47,10 @@ DECLARE
   other     record;
   ignored   text;
 BEGIN
+  -- A job that has ended since leaves nothing by which a try that comes last could be told.
+  IF :"schema".overtaken_calls(ARRAY[request], ARRAY[tries]) <> '{}' THEN
+    RETURN;
+  END IF;
   FOR i IN 1 .. cardinality(names) LOOP
     flow := names[i] = flows;
     active := claims[i];
@@ -55,7 +60,7 @@ BEGIN
     out_message_id := message_ids[i];
     out_claim := NULL;
 
-    IF retried THEN
+    IF tries > 0 THEN
       -- The first try may have come through, with a claim that nobody knows of: no other claim, and no
       -- heartbeat, has the time of the insert.
       SELECT j.state, CASE WHEN j.state = 'active' AND j.heartbeat_on = j.created_on

@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION :"schema".stream_append(
   closing       boolean,
   channel       text,
   request       bigint,    -- the caller's own number of this write
-  retried       boolean    -- the answer to the same write was lost with its connection
+  tries         integer    -- how many tries of the same write went before, their answers lost
 ) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   added CONSTANT integer := cardinality(new_chunks);
@@ -35,9 +35,9 @@ BEGIN
     END IF;
   END IF;
 
-  -- Under the lock of the row: a first try that is still under way has ended now. (One that closed the
-  -- stream did not come so far.)
-  IF retried AND EXISTS (
+  -- Under the lock of the row: another try that was under way has ended now. (One that closed the stream did
+  -- not come so far.)
+  IF :"schema".overtaken_calls(ARRAY[request], ARRAY[tries]) <> '{}' OR tries > 0 AND EXISTS (
     SELECT FROM :"schema".workflow_stream_chunks c WHERE c.stream_id = stream AND c.request_id = request
   ) THEN
     UPDATE :"schema".workflow_streams SET next_index = first_index, closed = closing WHERE id = stream;

@@ -40,20 +40,20 @@ impl Patience {
     }
 }
 
-/// Tries until PostgreSQL answers, or the patience ends. An attempt is told whether an earlier one may have
-/// come through.
+/// Tries until PostgreSQL answers, or the patience ends. An attempt is told how many went before
+/// it: they may have come through, or may still arrive.
 pub async fn patiently<T, Attempt: Future<Output = Result<T>>>(
     limit: Option<Duration>,
-    mut attempt: impl FnMut(bool) -> Attempt,
+    mut attempt: impl FnMut(i32) -> Attempt,
 ) -> Result<T> {
     let patience = Patience::new(limit);
-    let mut failures = 0;
+    let mut failures: u32 = 0;
     loop {
-        match attempt(failures > 0).await {
+        match attempt(i32::try_from(failures).unwrap_or(i32::MAX)).await {
             Err(error) if patience.bears(&error) => pause(failures).await,
             outcome => return outcome,
         }
-        failures += 1;
+        failures = failures.saturating_add(1);
     }
 }
 

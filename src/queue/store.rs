@@ -13,6 +13,7 @@ use crate::config::QueueConfig;
 use crate::database::patience::{BOUNDED, patiently};
 use crate::database::{Database, Statement, URGENT};
 use crate::error::{Error, Result, not_set_up};
+use crate::ids::new_request_id;
 
 /// Names of pg-boss queues, and their policies: at most one job of a key per state among those that
 /// wait or run; and at most one at all.
@@ -242,7 +243,8 @@ impl Store {
     /// Results in the order of `pushes`, which must be sorted by [`Push::order`]. Waits for PostgreSQL to
     /// come back.
     pub async fn push(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
-        let rows = patiently(BOUNDED, |retried| self.push_once(pushes, retried)).await?;
+        let request = new_request_id();
+        let rows = patiently(BOUNDED, |tries| self.push_once(pushes, request, tries)).await?;
         rows.iter()
             .map(|row| {
                 let call = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);
@@ -262,8 +264,8 @@ impl Store {
             .collect()
     }
 
-    /// `retried`: the messages may be there already.
-    async fn push_once(&self, pushes: &[Push], retried: bool) -> Result<Vec<PgRow>> {
+    /// After the first of the `tries` the messages may be there already.
+    async fn push_once(&self, pushes: &[Push], request: i64, tries: i32) -> Result<Vec<PgRow>> {
         let query = self
             .database
             .query(&self.push)
@@ -284,7 +286,8 @@ impl Store {
             .bind(pushes.iter().map(|push| push.claim).collect::<Vec<_>>())
             .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
             .bind(pushes.iter().any(|push| push.durable))
-            .bind(retried);
+            .bind(request)
+            .bind(tries);
         self.database.fetch_all_once(query).await
     }
 

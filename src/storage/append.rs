@@ -150,8 +150,8 @@ struct Call {
     append: Append,
     /// Of this call alone: a repetition of it has the same.
     request: i64,
-    /// Whether an earlier try may have been committed.
-    retried: bool,
+    /// How many tries went before, any of which may have been committed or may still arrive.
+    tries: i32,
     patience: Patience,
     answer: oneshot::Sender<Result<Reply>>,
 }
@@ -183,7 +183,7 @@ impl Appender {
         let patience = Patience::new(if patient { UNBOUNDED } else { BOUNDED });
         let start_writer = {
             let mut queue = self.queue();
-            queue.waiting.push_back(Call { append, request, retried: false, patience, answer });
+            queue.waiting.push_back(Call { append, request, tries: 0, patience, answer });
             queue.writers.enter()
         };
         if start_writer {
@@ -271,7 +271,7 @@ impl Appender {
                 told.extend(late);
             }
             for call in patient.into_iter().rev() {
-                queue.waiting.push_front(Call { retried: true, ..call });
+                queue.waiting.push_front(Call { tries: call.tries.saturating_add(1), ..call });
             }
         }
         for call in told {
@@ -303,7 +303,7 @@ impl Appender {
             .bind(column(calls, |call| call.lease.then(lease_ms)))
             .bind(column(calls, |call| call.attempt_request))
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
-            .bind(calls.iter().map(|call| call.retried).collect::<Vec<_>>())
+            .bind(calls.iter().map(|call| call.tries).collect::<Vec<_>>())
             .bind(self.job_prefix.clone());
         let rows = self.database.fetch_all_once(query).await?;
         let mut rows = rows.as_slice();

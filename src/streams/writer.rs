@@ -88,7 +88,7 @@ impl Shared {
             batch[..effective].iter_mut().flat_map(|write| std::mem::take(&mut write.chunks)).collect();
         let request = new_request_id();
         // Who writes is a step: refused, it would run again.
-        let written = patiently(UNBOUNDED, |retried| {
+        let written = patiently(UNBOUNDED, |tries| {
             let query = self
                 .database
                 .query(&self.append)
@@ -98,7 +98,7 @@ impl Shared {
                 .bind(closing.is_some())
                 .bind(self.database.notifications.channels().streams.clone())
                 .bind(request)
-                .bind(retried);
+                .bind(tries);
             self.database.execute_once(query)
         });
         written.await.map(drop)
