@@ -95,8 +95,13 @@ export interface PostgresWorld extends World {
 }
 
 export interface WorldHealth {
-  /** PostgreSQL answers, and the queue driver is healthy. How much work waits plays no part in it. */
+  /**
+   * PostgreSQL answers, leases are renewed in time, and the queue driver is healthy. How much work waits plays no
+   * part in it.
+   */
   healthy: boolean;
+  /** What is wrong beside the database and the queue: leases of running steps that could not be renewed. */
+  error?: string;
   /** Between `start()` and `close()`. */
   started: boolean;
   database: { reachable: boolean; roundTripMs?: number; error?: string };
@@ -141,6 +146,12 @@ export interface PgBossQueueHealth extends QueueHealth {
     leasesSwept: number;
     runsRescued: number;
     claimedAtOnce: number;
+    /** Since jobs were last settled and claimed, or there was nothing to do. More than 30 s: unhealthy. */
+    lastTurnMs: number;
+    /** Since the leases of running deliveries were renewed. More than 4 s: unhealthy. `null`: nothing runs. */
+    lastHeartbeatMs: number | null;
+    /** Since expired leases were last looked for. More than 30 s: unhealthy. */
+    lastSweepMs: number;
   };
 }
 

@@ -1,4 +1,4 @@
-import { asksForTime } from './handler.js';
+import { waitOf } from './handler.js';
 import { MessageBody, NOT_BEFORE_HEADER } from './messages.js';
 
 /** What came early is held for so long, then sent again. A slot of the user's consumer is taken meanwhile. */
@@ -73,7 +73,8 @@ export function createForeignDeliveries(send) {
    */
   async function run(delivery, subject, handler) {
     const result = await handler(delivery.message, delivery.meta);
-    if (asksForTime(result)) await wait(delivery, subject, result.timeoutSeconds || 0);
+    const timeoutSeconds = waitOf(result);
+    if (timeoutSeconds !== undefined) await wait(delivery, subject, timeoutSeconds);
   }
 
   /**

@@ -13,6 +13,9 @@ const PROBE_HEADER = 'x-workflow-probe';
 /** A step's arguments travel in messages of the storage, not of the queue: this is far above any. */
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
 
+/** Ten years. */
+const LONGEST_WAIT_SECONDS = 10 * 365 * 24 * 60 * 60;
+
 /**
  * @typedef {{ attempt: number, queueName: string, messageId: string }} DeliveryMeta
  * @typedef {(message: unknown, meta: DeliveryMeta) => Promise<void | { timeoutSeconds: number }>} Handler
@@ -74,9 +77,8 @@ export function createQueueHandlerFactory(authenticate) {
         const result = await sender.execute(delivery, (message, meta) =>
           execute(message, () => handler(message, meta)),
         );
-        return answer(
-          asksForTime(result) ? { timeoutSeconds: result.timeoutSeconds || 0 } : { ok: true },
-        );
+        const timeoutSeconds = waitOf(result);
+        return answer(timeoutSeconds === undefined ? { ok: true } : { timeoutSeconds });
       } catch (error) {
         return answer(describe(error), { status: 500 });
       }
@@ -108,15 +110,16 @@ const TRUSTED = {
 };
 
 /**
- * Whether the message is to come again. The SDK asks for NaN seconds where a sleep or a retry was given
- * an Invalid Date: it is to come at once.
+ * After how many seconds the message is to come again, if it is. The SDK asks for NaN seconds where a sleep or
+ * a retry was given an Invalid Date: it is to come at once. Longer waits than the core takes
+ * (`LONGEST_DELAY`) are shortened: the replay that comes early asks for the rest.
  * @param {void | { timeoutSeconds: number }} result
- * @returns {result is { timeoutSeconds: number }}
+ * @returns {number | undefined}
  */
-export function asksForTime(result) {
+export function waitOf(result) {
   const timeoutSeconds = result?.timeoutSeconds;
-  if (typeof timeoutSeconds !== 'number') return false;
-  return Number.isNaN(timeoutSeconds) || (timeoutSeconds >= 0 && Number.isFinite(timeoutSeconds));
+  if (typeof timeoutSeconds !== 'number' || timeoutSeconds < 0) return undefined;
+  return Math.min(timeoutSeconds || 0, LONGEST_WAIT_SECONDS);
 }
 
 /**

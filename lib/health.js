@@ -27,7 +27,8 @@ export function createHealth({ use, isStarted }) {
     const { core, driver } = parts;
     const [database, queue] = await Promise.all([databaseHealth(core), queueHealth(driver)]);
     return {
-      healthy: database.database.reachable && queue?.healthy !== false,
+      healthy:
+        database.database.reachable && database.error === undefined && queue?.healthy !== false,
       started,
       ...database,
       ...(queue && { queue }),
@@ -37,8 +38,12 @@ export function createHealth({ use, isStarted }) {
 
 /** @param {import('./core.js').Core} core */
 async function databaseHealth(core) {
-  const { notifications, ...answer } = JSON.parse(await call(core.health()));
-  return { database: { reachable: answer.error === undefined, ...answer }, notifications };
+  const { notifications, problem, ...answer } = JSON.parse(await call(core.health()));
+  return {
+    ...(problem && { error: problem }),
+    database: { reachable: answer.error === undefined, ...answer },
+    notifications,
+  };
 }
 
 /**

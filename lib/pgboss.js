@@ -117,11 +117,12 @@ function createDriver(options, entrypoint) {
       await core.release();
     },
     async health() {
-      const { targetReachable, targetError, oldestDueMs, worker } = JSON.parse(
+      const { targetReachable, targetError, oldestDueMs, worker, problems } = JSON.parse(
         await call(use().queue.health()),
       );
       return {
-        healthy: worker === null || (targetReachable && !targetError),
+        healthy: worker === null || (targetReachable && !targetError && problems.length === 0),
+        ...(problems.length > 0 && { error: problems.join('; ') }),
         worker: worker ? 'running' : 'stopped',
         ...(targetReachable !== null && { targetReachable }),
         ...(targetError && { targetError }),

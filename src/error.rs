@@ -59,6 +59,9 @@ pub enum Error {
     /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
     #[error("PostgreSQL refused a statement: {0}")]
     Database(String),
+    /// `WorkflowWorldError`, status 500, code `INTERNAL`: code of this package panicked.
+    #[error("A defect of @workflow/world-postgres: {0}")]
+    Internal(String),
     /// `WorkflowWorldError`, status 500, code `CLOSED`: the World was closed.
     #[error("This World is closed; create a new one with createWorld()")]
     Closed,
@@ -102,6 +105,7 @@ impl Error {
             }
             Self::Queue(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "QUEUE"}),
             Self::Database(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "DATABASE"}),
+            Self::Internal(_) => json!({"name": "WorkflowWorldError", "status": 500, "code": "INTERNAL"}),
             Self::Closed => json!({"name": "WorkflowWorldError", "status": 500, "code": "CLOSED"}),
         };
         json["message"] = Value::String(self.to_string());

@@ -1,7 +1,7 @@
 //! The core of `@workflow/world-postgres`: a PostgreSQL World for the `workflow` SDK.
 //!
 //! Dependencies point downwards: `node` → {`queue`, `storage`, `streams`, `proxy`} → `database` →
-//! {`config`, `error`}. Only `node` knows napi; without that feature the core is an ordinary library.
+//! {`config`, `error`, `tasks`}. Only `node` knows napi; without that feature the core is an ordinary library.
 
 #![deny(unsafe_code)]
 #![warn(clippy::unwrap_used, clippy::expect_used)]
@@ -19,3 +19,4 @@ pub mod queue;
 pub mod signature;
 pub mod storage;
 pub mod streams;
+pub mod tasks;

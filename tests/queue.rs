@@ -82,9 +82,12 @@ impl Place {
     }
 
     fn process(&self) -> Process {
+        self.process_with_log(Arc::new(Silence::default()))
+    }
+
+    fn process_with_log(&self, log: Arc<dyn Log>) -> Process {
         let database = Arc::new(Database::new(self.config.database.clone()).unwrap());
-        let queue =
-            PgBossQueue::new(Arc::clone(&database), self.config.queue.clone(), Arc::new(Silence::default()));
+        let queue = PgBossQueue::new(Arc::clone(&database), self.config.queue.clone(), log);
         Process { database, queue }
     }
 
@@ -940,6 +943,156 @@ async fn a_delivery_that_panics_is_a_failed_attempt() {
     place.until("it has failed", "SELECT count(*) = 1 FROM :jobs WHERE state = 'retry'").await;
     hurry(&place).await;
     place.until("it is done", "SELECT count(*) = 0 FROM :jobs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_of_any_length_stops_no_worker() {
+    let place = Place::new().await;
+    let process = place.process();
+    let target = Target::new(|delivery| {
+        let delay = if delivery.id == "s" { Duration::MAX } else { Duration::ZERO };
+        let outcome = if delay.is_zero() { Outcome::Done } else { Outcome::Reschedule { delay } };
+        std::future::ready(outcome).boxed()
+    });
+    process.start(&target).await;
+    process.push(Message { id: "s".to_owned(), ..step("wrun_1", "waits") }).await;
+    place
+        .until(
+            "the long wait is stored",
+            "SELECT count(*) = 1 FROM :jobs WHERE state = 'created' AND start_after > now() + interval '9 years'",
+        )
+        .await;
+    process.push(step("wrun_1", "other")).await;
+    place.until("the other one is done", "SELECT count(*) = 1 FROM :jobs").await;
+    assert_eq!(process.queue.health().unwrap().problems, Vec::<String>::new());
+}
+
+/// A log that panics at some lines.
+struct Panicking(&'static str);
+
+impl Log for Panicking {
+    fn log(&self, _level: Level, message: &str, _fields: &[(&str, &str)]) {
+        assert!(!message.starts_with(self.0), "a defect of the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_at_the_end_of_a_delivery_leaves_no_job_behind() {
+    let place = Place::new().await;
+    let process = place.process_with_log(Arc::new(Panicking("A delivery failed")));
+    let target = Target::new(|delivery| {
+        let outcome = if delivery.attempt == 1 { failed() } else { Outcome::Done };
+        std::future::ready(outcome).boxed()
+    });
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    place.until("it has failed", "SELECT count(*) = 1 FROM :jobs WHERE state = 'retry'").await;
+    hurry(&place).await;
+    place.until("it is done", "SELECT count(*) = 0 FROM :jobs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_panic_the_turns_go_on_with_all_their_slots() {
+    let place = Place::with(Options { queue_concurrency: Some(2.0), ..Options::default() }).await;
+    let process = place.process_with_log(Arc::new(Panicking("The lease of a delivery was lost")));
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    process.push(step("wrun_1", "step_2")).await;
+    target.until(2).await;
+    place
+        .run("UPDATE :jobs SET state = 'completed', completed_on = now() WHERE singleton_key = 'step_1'")
+        .await;
+    // The turn that settles it finds it lost.
+    gate.add_permits(2);
+    place.until("both have ended", "SELECT count(*) = 0 FROM :jobs WHERE state < 'completed'").await;
+    for n in 3..6 {
+        process.push(step("wrun_1", &format!("step_{n}"))).await;
+    }
+    target.until(4).await;
+    let health = process.queue.health().unwrap();
+    assert_eq!((health.running_steps, health.problems), (2, Vec::new()));
+    gate.add_permits(3);
+    place.until("all is done", "SELECT count(*) = 0 FROM :jobs WHERE state < 'completed'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_begin_although_the_first_look_at_their_target_panics() {
+    struct Shy(AtomicUsize);
+    impl Deliver for Shy {
+        fn deliver(&self, _delivery: Delivery) -> BoxFuture<'static, Outcome> {
+            std::future::ready(Outcome::Done).boxed()
+        }
+        fn ready(&self) -> BoxFuture<'static, Result<(), String>> {
+            let first = self.0.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                assert!(!first, "a defect of the target");
+                Ok(())
+            }
+            .boxed()
+        }
+    }
+    let place = Place::new().await;
+    let process = place.process();
+    process.queue.start(Arc::new(Shy(AtomicUsize::new(0)))).await.unwrap();
+    process.push(step("wrun_1", "step_1")).await;
+    place.until("it is done", "SELECT count(*) = 0 FROM :jobs").await;
+}
+
+// Services.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_renewed_while_the_search_for_stranded_runs_waits() {
+    let place = Place::new().await;
+    let process = place.process();
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    target.until(1).await;
+    let mut blocker = place.pool.begin().await.unwrap();
+    let lock = place.sql("LOCK TABLE :schema.workflow_runs");
+    blocker.execute(AssertSqlSafe(lock)).await.unwrap();
+    // The first search begins within 6 s, and waits for up to 10 s.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(16) {
+        let age =
+            place.number("SELECT extract(epoch FROM now() - max(heartbeat_on)) * 1000 FROM :jobs").await;
+        assert!(age < 6000, "the lease was not renewed for {age} ms");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    blocker.rollback().await.unwrap();
+    gate.add_permits(1);
+    place.until("the step has ended", "SELECT count(*) = 0 FROM :jobs").await;
+    assert_eq!(target.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_renew_its_leases_says_so() {
+    let place = Place::new().await;
+    let process = place.process();
+    let gate = Arc::new(Semaphore::new(0));
+    let target = Target::gated(&gate);
+    process.start(&target).await;
+    process.push(step("wrun_1", "step_1")).await;
+    target.until(1).await;
+    let problems = || process.queue.health().unwrap().problems.join("; ");
+    assert_eq!(problems(), "");
+    let mut blocker = place.pool.begin().await.unwrap();
+    let lock = place.sql("LOCK TABLE :jobs");
+    blocker.execute(AssertSqlSafe(lock)).await.unwrap();
+    let start = Instant::now();
+    while !problems().contains("leases of running deliveries were not renewed") {
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", process.queue.health());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    blocker.rollback().await.unwrap();
+    while !problems().is_empty() {
+        assert!(start.elapsed() < PATIENCE, "{:?}", process.queue.health());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gate.add_permits(1);
 }
 
 // Closing.

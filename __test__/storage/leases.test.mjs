@@ -351,3 +351,35 @@ for (const { others, outcome } of [
     else assert.equal(answer.status, 200);
   });
 }
+
+test('a World whose step leases cannot be renewed is not healthy, and says why', async (t) => {
+  const gate = withResolvers();
+  const { deliver, begun } = await step(async () => {
+    await gate.promise;
+    return completed;
+  });
+  const first = deliver();
+  await begun;
+  const blocker = await database.pool.connect();
+  await blocker.query(`BEGIN; LOCK TABLE ${database.schema}.workflow_steps`);
+  t.after(async () => {
+    await blocker.query('ROLLBACK');
+    blocker.release();
+  });
+  const health = async () => /** @type {any} */ (world).health();
+  for (const end = Date.now() + 10_000; (await health()).healthy; ) {
+    assert.ok(Date.now() < end, 'it is still healthy');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.match(
+    (await health()).error,
+    /^The leases of running steps were not renewed for [\d.]+ s$/,
+  );
+  await blocker.query('ROLLBACK');
+  for (const end = Date.now() + 20_000; !(await health()).healthy; ) {
+    assert.ok(Date.now() < end, 'it stays unhealthy');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  gate.resolve(undefined);
+  assert.equal((await first).status, 200);
+});

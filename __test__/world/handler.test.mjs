@@ -199,7 +199,12 @@ describe('a delivery', () => {
       const { status, body } = await deliver(delivery(), { result });
       assert.deepEqual([status, body], [200, { ok: true }]);
     }
-    for (const timeoutSeconds of [Number.POSITIVE_INFINITY, '5']) {
+    const tenYears = 315_360_000;
+    for (const timeoutSeconds of [1e19, Number.MAX_VALUE, Number.POSITIVE_INFINITY]) {
+      const { body } = await deliver(delivery(), { result: { timeoutSeconds } });
+      assert.deepEqual(body, { timeoutSeconds: tenYears }, `${timeoutSeconds}`);
+    }
+    for (const timeoutSeconds of [Number.NEGATIVE_INFINITY, '5']) {
       const { body } = await deliver(delivery(), { result: { timeoutSeconds } });
       assert.deepEqual(body, { ok: true }, `${timeoutSeconds}`);
     }

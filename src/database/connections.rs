@@ -7,7 +7,7 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
@@ -16,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::patience::pause;
+use crate::tasks;
 
 /// How long a call waits for a connection before it is told 503; the SDK then hands its work back.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -146,17 +147,21 @@ impl Connections {
             return;
         }
         let connections = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                sleep(SURPLUS_TIMEOUT).await;
-                let Some(connections) = connections.upgrade() else { return };
-                connections.close_surplus().await;
-                if connections.pool.status().size == 0 {
-                    connections.tended.store(false, Ordering::Relaxed);
-                    return;
-                }
-            }
+        tasks::spawn("The closing of surplus connections", move || {
+            Self::close_surplus_of(connections.clone())
         });
+    }
+
+    async fn close_surplus_of(connections: Weak<Self>) {
+        loop {
+            sleep(SURPLUS_TIMEOUT).await;
+            let Some(connections) = connections.upgrade() else { return };
+            connections.close_surplus().await;
+            if connections.pool.status().size == 0 {
+                connections.tended.store(false, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 
     async fn close_surplus(&self) {

@@ -34,6 +34,15 @@ impl Lanes {
     }
 }
 
+/// Ends the count of a statement that takes long, also where that panics.
+struct Long<L: Fn(&dyn Fn(&mut Lanes))>(L);
+
+impl<L: Fn(&dyn Fn(&mut Lanes))> Drop for Long<L> {
+    fn drop(&mut self) {
+        (self.0)(&|lanes| lanes.long -= 1);
+    }
+}
+
 /// Carries a statement of a lane out. `lanes` locks what holds them, `more` begins another lane if it may enter.
 pub async fn carry_out<T>(
     statement: impl Future<Output = T>,
@@ -45,10 +54,9 @@ pub async fn carry_out<T>(
         return outcome;
     }
     lanes(&|lanes| lanes.long += 1);
+    let _long = Long(lanes);
     more();
-    let outcome = statement.await;
-    lanes(&|lanes| lanes.long -= 1);
-    outcome
+    statement.await
 }
 
 #[cfg(test)]

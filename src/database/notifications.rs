@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::connections::Connections;
+use crate::tasks;
 
 const CONNECT_TIMEOUT: Duration = seconds(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
@@ -131,13 +132,13 @@ impl Notifications {
         self.shared.subscribed.notify_one();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if let (None, Some(options), false) = (&*task, &self.options, self.shared.is_closed()) {
-            let listener = Listener {
+            let listener = Arc::new(Listener {
                 options: options.clone(),
                 sender: self.sender.clone(),
                 channels: self.channels.clone(),
                 shared: Arc::clone(&self.shared),
-            };
-            *task = Some(tokio::spawn(listener.run()));
+            });
+            *task = Some(tasks::spawn("The listener", move || Arc::clone(&listener).run()));
         }
         Subscription { topic, wake, shared: Arc::clone(&self.shared) }
     }
@@ -248,7 +249,9 @@ enum End {
 }
 
 impl Listener {
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
+        // True after a panic.
+        self.shared.listening.send_replace(false);
         let mut closed = self.shared.closed.subscribe();
         let mut pause = RECONNECT_FIRST;
         let mut down_since = Instant::now();

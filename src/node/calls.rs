@@ -1,15 +1,14 @@
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::FutureExt;
 use napi::Status;
 use napi::bindgen_prelude::{Buffer, spawn};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use super::{NodeReply, to_js};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::storage::reply::Reply;
+use crate::tasks::caught;
 
 /// Told that there are answers to take. Does not keep the process alive.
 pub type AnsweredFunction = ThreadsafeFunction<(), (), (), Status, false, true>;
@@ -64,11 +63,8 @@ impl OpenCalls {
     pub fn make(self: &Arc<Self>, call: u32, work: impl Future<Output = Result<Reply>> + Send + 'static) {
         let calls = Arc::clone(self);
         spawn(async move {
-            let outcome = AssertUnwindSafe(work).catch_unwind().await;
-            calls.answer(
-                call,
-                outcome.unwrap_or_else(|_| Err(Error::Database("the core panicked".to_owned()))),
-            );
+            let outcome = caught("A call", work).await;
+            calls.answer(call, outcome.and_then(|outcome| outcome));
         });
     }
 

@@ -19,6 +19,7 @@ use crate::queue::{Level, Log, pgboss};
 use crate::storage::reply::{Payloads, Reply, to_json};
 use crate::storage::{Append, LEASE, Lease, Pagination, Storage};
 use crate::streams::{ChunkPage, Streams};
+use crate::tasks;
 
 /// The storage and streams of one database, schema and job prefix.
 #[napi]
@@ -27,6 +28,8 @@ pub struct Core {
     pub(super) log: Arc<dyn Log>,
     pub(super) calls: Arc<OpenCalls>,
     queue: QueueConfig,
+    /// Held for as long as panics are to be logged.
+    _panics: Arc<dyn Fn(&str) + Send + Sync>,
     storage: Arc<Storage>,
     streams: Arc<Streams>,
 }
@@ -75,9 +78,14 @@ impl Core {
         let database = Arc::new(database);
         let log: Arc<dyn Log> = Arc::new(JsLog(log));
         let listener_log = Arc::clone(&log);
+        let panic_log = Arc::clone(&log);
+        let panics: Arc<dyn Fn(&str) + Send + Sync> =
+            Arc::new(move |text: &str| panic_log.log(Level::Error, text, &[]));
+        tasks::report_panics_to(&panics);
         database.notifications.on_warning(move |warning| listener_log.log(Level::Warn, warning, &[]));
         Ok(Self {
             log,
+            _panics: panics,
             calls: Arc::clone(&calls.open),
             storage: Arc::new(Storage::new(Arc::clone(&database), config.queue.job_prefix.clone())),
             streams: Arc::new(Streams::new(Arc::clone(&database))),
@@ -122,7 +130,8 @@ impl Core {
         migrations::check(&self.database).await.map_err(to_js)
     }
 
-    /// JSON of `{roundTripMs, notifications}`, with `error` instead where PostgreSQL does not answer.
+    /// JSON of `{roundTripMs, notifications}`, with `error` instead where PostgreSQL does not answer, and with
+    /// `problem` where something else is wrong.
     #[napi]
     pub async fn health(&self) -> napi::Result<String> {
         let round_trip = self.database.ping().await;
@@ -131,13 +140,17 @@ impl Core {
             all if all.subscriptions() > 0 => "polling",
             _ => "idle",
         };
-        let health = match round_trip {
+        let mut health = match round_trip {
             Ok(round_trip) => {
                 let round_trip_ms = (round_trip.as_secs_f64() * 10_000.0).round() / 10.0;
                 json!({"roundTripMs": round_trip_ms, "notifications": notifications})
             }
             Err(error) => json!({"error": error.to_string(), "notifications": notifications}),
         };
+        if let Some(age) = self.storage.leases.overdue() {
+            let age = age.as_secs_f64();
+            health["problem"] = format!("The leases of running steps were not renewed for {age:.1} s").into();
+        }
         to_json(&health).map_err(to_js)
     }
 

@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use napi_derive::napi;
 
@@ -51,7 +50,7 @@ impl NodeQStash {
         #[napi(ts_arg_type = "Uint8Array")] body: Bytes,
         attempt: u32,
     ) -> napi::Result<()> {
-        let delay = Duration::from_millis(u64::try_from(message.delay_ms.unwrap_or(0)).unwrap_or(0));
+        let delay = queue::delay_of_ms(message.delay_ms.unwrap_or(0));
         let delivery = message.into_delivery(body, attempt).map_err(to_js)?;
         self.qstash.publish(delivery, delay).await.map_err(to_js)
     }

@@ -50,7 +50,7 @@ impl MessageRequest {
             idempotency_key: self.idempotency_key,
             headers: headers(self.headers.as_deref())?,
             body: body.0,
-            delay: self.delay_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+            delay: self.delay_ms.map(queue::delay_of_ms),
         })
     }
 }
@@ -141,6 +141,7 @@ impl PgBossQueue {
                 .and_then(|target| target.err())
                 .or_else(|| worker.as_ref().and_then(|worker| worker.not_taken.clone())),
             oldest_due_ms: self.queue.oldest_due_ms().await.map_err(to_js)?,
+            problems: worker.as_ref().map(|worker| worker.problems.clone()).unwrap_or_default(),
             worker,
         };
         to_json(&health).map_err(to_js)
@@ -182,4 +183,6 @@ struct Health {
     target_error: Option<String>,
     oldest_due_ms: Option<i64>,
     worker: Option<queue::Health>,
+    /// Why the worker is not healthy.
+    problems: Vec<String>,
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::auth::{TOKEN_HEADER, Tokens};
 use crate::error::{Error, Result};
 use crate::queue::headers::{FOREIGN, PROBE};
-use crate::queue::{Delivery, Outcome};
+use crate::queue::{Delivery, LONGEST_DELAY, Outcome};
 
 pub use http::{HttpProxy, Response};
 
@@ -92,7 +92,9 @@ pub fn outcome(from: &str, answer: &Answer) -> Outcome {
     let delay = parsed
         .as_ref()
         .and_then(|body| body.timeout_seconds)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        .filter(|seconds| *seconds >= 0.0)
+        // Longer ones would overflow the arithmetic of clocks.
+        .map(|seconds| Duration::from_secs_f64(seconds.min(LONGEST_DELAY.as_secs_f64())));
     match (status, delay) {
         // 503 is how the handlers of custom queues may say it.
         (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },

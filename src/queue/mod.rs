@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 pub use message::{Delivery, Message};
 pub use pgboss::PgBossQueue;
 pub use qstash::QStash;
+pub use timing::LONGEST_DELAY;
 pub use worker::Health;
 
 /// Flows are replays of a run, steps execute user code; each kind has its own queue and its own slots,
@@ -40,6 +41,11 @@ impl Kind {
             Self::Step => "step",
         }
     }
+}
+
+/// A delay as callers give it: any number of milliseconds.
+pub fn delay_of_ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0)).min(LONGEST_DELAY)
 }
 
 /// What became of a delivery.

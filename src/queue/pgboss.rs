@@ -12,7 +12,8 @@ use super::worker::{Health, Worker};
 use super::{Deliver, Log, Message};
 use crate::config::QueueConfig;
 use crate::database::Database;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::tasks;
 
 const BATCH: usize = 100;
 
@@ -42,7 +43,7 @@ impl PgBossQueue {
         if lane {
             self.start_lane();
         }
-        answer.await.map_err(|_| Error::Closed)?.map(Some)
+        answer.await.unwrap_or_else(|_| tasks::unanswered()).map(Some)
     }
 
     /// Starts delivering. Does nothing where deliveries run already.
@@ -81,7 +82,8 @@ impl PgBossQueue {
 
     /// On its own: whoever awaits a push may stop doing so, others of the batch do not.
     fn start_lane(self: &Arc<Self>) {
-        tokio::spawn(Arc::clone(self).run_lane());
+        let queue = Arc::clone(self);
+        tasks::spawn("A push of messages", move || Arc::clone(&queue).run_lane());
     }
 
     async fn run_lane(self: Arc<Self>) {
@@ -106,20 +108,13 @@ impl PgBossQueue {
 
     async fn run(&self, pushes: &mut [Push]) -> Result<Vec<Pushed>> {
         let worker = self.worker();
-        if let Some(worker) = &worker {
-            for push in pushes.iter_mut() {
-                worker.prepare(push);
-            }
-        }
+        let _reserved = worker.as_ref().map(|worker| worker.prepare(pushes));
         let asked = Instant::now();
-        let pushed = self.store.push(pushes).await;
+        let pushed = self.store.push(pushes).await?;
         if let Some(worker) = &worker {
-            match &pushed {
-                Ok(pushed) => worker.pushed(pushes, pushed, asked),
-                Err(_) => worker.not_pushed(pushes),
-            }
+            worker.pushed(pushes, &pushed, asked);
         }
-        pushed
+        Ok(pushed)
     }
 
     fn worker_slot(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {

@@ -21,6 +21,7 @@ use super::{Delivery, Kind};
 use crate::config::{Destination, QStashConfig};
 use crate::error::{Error, Result};
 use crate::signature::{self, Refusal, Signed};
+use crate::tasks;
 
 /// Requests under way at the same time. What comes while all are goes out together in the next one.
 const LANES: usize = 4;
@@ -76,9 +77,10 @@ impl QStash {
         let (answer, lane) = self.outbox.add(self.publication(delivery, delay));
         if lane {
             // On its own: whoever awaits may stop doing so, others of the batch do not.
-            tokio::spawn(Arc::clone(self).run_lane());
+            let qstash = Arc::clone(self);
+            tasks::spawn("A request to QStash", move || Arc::clone(&qstash).run_lane());
         }
-        answer.await.map_err(|_| Error::Closed)?
+        answer.await.unwrap_or_else(|_| tasks::unanswered())
     }
 
     /// Whether a delivery is QStash's, and for this queue. Its body has not been looked at yet.
@@ -195,7 +197,7 @@ impl QStash {
                 Err(error @ Error::Unreachable(_)) => (error, backoff(tries)),
                 Err(error) => return Err(error),
             };
-            if start.elapsed() + pause > PATIENCE {
+            if pause > PATIENCE.saturating_sub(start.elapsed()) {
                 return Err(error);
             }
             sleep(pause).await;

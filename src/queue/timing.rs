@@ -22,6 +22,10 @@ pub const RESCUE_PAGE: i32 = 500;
 /// A run with an event since is not stranded: who wrote it may be about to send its message.
 pub const RESCUE_QUIET: Duration = Duration::from_secs(30);
 
+/// A worker whose turns, or whose sweeps, have not come to an end for this long is not healthy: longer than a
+/// statement may take, with its wait for a connection.
+pub const STUCK: Duration = Duration::from_secs(30);
+
 /// How often jobs that ended are looked through for those that were kept long enough.
 pub const PURGE: Duration = Duration::from_secs(600);
 
@@ -39,12 +43,17 @@ pub const TARGET_STARTS: Duration = Duration::from_secs(5);
 /// A claim that met another one tries again.
 pub const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 
-/// PostgreSQL's timestamps end; nobody waits longer.
+/// Longer delays are shortened to this where they come in: the arithmetic of clocks must not overflow. What
+/// comes too early then is replayed, and asks for the rest.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// `2^n` times the first pause, up to the longest.
 pub fn backoff(failures: u32) -> Duration {
-    BACKOFF_FIRST.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX)
+    backoff_up_to(BACKOFF_MAX, failures)
+}
+
+pub fn backoff_up_to(longest: Duration, failures: u32) -> Duration {
+    BACKOFF_FIRST.saturating_mul(1 << failures.min(20)).min(longest)
 }
 
 /// Before the next attempt, after `attempt` of them failed: 1 s, 2 s, 4 s … 15 min, a random part of

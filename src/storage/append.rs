@@ -23,6 +23,7 @@ use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
 use crate::ids::{EventIds, check_id, check_new_run_id, check_token, new_run_id};
+use crate::tasks;
 
 const MAX_BATCH_CALLS: usize = 64;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
@@ -187,13 +188,18 @@ impl Appender {
             queue.writers.enter()
         };
         if start_writer {
-            tokio::spawn(Arc::clone(self).write());
+            self.start_writer();
         }
-        answered.await.unwrap_or(Err(Error::Closed))
+        answered.await.unwrap_or_else(|_| tasks::unanswered())
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_writer(self: &Arc<Self>) {
+        let appender = Arc::clone(self);
+        tasks::spawn("A writer of events", move || Arc::clone(&appender).write());
     }
 
     async fn write(self: Arc<Self>) {
@@ -221,7 +227,7 @@ impl Appender {
     fn write_beside(self: &Arc<Self>) {
         let mut queue = self.queue();
         if !queue.waiting.is_empty() && queue.writers.enter() {
-            tokio::spawn(Arc::clone(self).write());
+            self.start_writer();
         }
     }
 

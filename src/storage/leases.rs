@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::database::patience::{UNBOUNDED, patiently};
 use crate::database::{Database, Statement};
 use crate::error::Result;
+use crate::tasks;
 
 /// How long a step stays with a process that gives no sign of life. The queue's own lease outlasts it
 /// (`queue::timing::LEASE`): a step of a killed worker can be started as soon as it is delivered again.
@@ -36,6 +37,8 @@ struct Held {
     /// When each was taken.
     leases: HashMap<Lease, Instant>,
     renewing: bool,
+    /// When a round of renewals last succeeded, or the first lease was taken.
+    renewed: Option<Instant>,
     closing: bool,
 }
 
@@ -70,7 +73,9 @@ impl Leases {
     fn start(self: &Arc<Self>, held: &mut Held) {
         if !held.renewing && !held.closing && !held.leases.is_empty() {
             held.renewing = true;
-            tokio::spawn(Arc::clone(self).renew());
+            held.renewed = Some(Instant::now());
+            let leases = Arc::clone(self);
+            tasks::spawn("The renewal of step leases", move || Arc::clone(&leases).renew());
         }
     }
 
@@ -135,20 +140,27 @@ impl Leases {
                     .map(|(lease, _)| lease.clone())
                     .collect()
             };
-            if !leases.is_empty() {
-                self.write(&self.renew, leases).await;
+            if leases.is_empty() || self.write(&self.renew, leases).await {
+                self.held().renewed = Some(Instant::now());
             }
         }
     }
 
-    /// What fails is made up for by the next renewal, or by the end of the lease.
-    async fn write(&self, statement: &Statement, leases: Vec<Lease>) {
+    /// How long ago the leases were renewed last, where that is too long ago.
+    pub fn overdue(&self) -> Option<Duration> {
+        let held = self.held();
+        let age = held.renewed.filter(|_| held.renewing)?.elapsed();
+        (age > LEASE / 2).then_some(age)
+    }
+
+    /// Whether it succeeded. A failure is made up for by the next renewal, or by the end of the lease.
+    async fn write(&self, statement: &Statement, leases: Vec<Lease>) -> bool {
         let requests: Vec<i64> = leases.iter().map(|lease| lease.request).collect();
         let (run_ids, step_ids): (Vec<_>, Vec<_>) =
             leases.into_iter().map(|lease| (lease.run_id, lease.step_id)).unzip();
         let query =
             self.database.query(statement).bind(run_ids).bind(step_ids).bind(requests).bind(lease_ms());
-        let _ = self.database.fetch_urgently(query).await;
+        self.database.fetch_urgently(query).await.is_ok()
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::{Shared, check_text};
 use crate::database::patience::{UNBOUNDED, patiently};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::new_request_id;
+use crate::tasks;
 
 const MAX_CHUNKS: usize = 1000;
 const MAX_BYTES: usize = 1 << 20;
@@ -38,10 +39,11 @@ pub(super) async fn write(
         Entry::Vacant(queue) => {
             queue.insert(VecDeque::from([write]));
             // A task of its own: a caller that goes away must not take the writes of others with it.
-            tokio::spawn(write_all(Arc::clone(shared), name.to_owned()));
+            let (shared, name) = (Arc::clone(shared), name.to_owned());
+            tasks::spawn("A writer of a stream", move || write_all(Arc::clone(&shared), name.clone()));
         }
     }
-    outcome.await.unwrap_or(Err(Error::Closed))
+    outcome.await.unwrap_or_else(|_| tasks::unanswered())
 }
 
 async fn write_all(shared: Arc<Shared>, name: String) {

@@ -16,7 +16,7 @@ impl Worker {
     pub async fn close(self: Arc<Self>, limit: Duration) {
         self.state().closing = true;
         self.wake.notify_one();
-        self.spawn(Arc::clone(&self).tell_others());
+        self.spawn("The announcement of due jobs", Self::tell_others);
         if timeout(limit, self.rest()).await.is_err() {
             self.give_back();
             self.wake.notify_one();

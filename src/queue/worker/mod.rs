@@ -1,32 +1,38 @@
 //! Claims jobs, has them delivered, settles them, and keeps its leases alive.
 //!
-//! One loop takes turns: each turn is one statement that settles what has ended and claims what there
-//! are slots for. While a turn is under way, what ends collects for the next. A second loop keeps
-//! time: heartbeats, sweeps, rescues.
+//! One task takes turns: each turn is one statement that settles what has ended and claims what there
+//! are slots for. While a turn is under way, what ends collects for the next. Heartbeats, sweeps, rescues and
+//! purges are tasks of their own, so that none of them waits for another.
 
 mod close;
+mod heartbeat;
+mod listen;
+mod purge;
+mod rescue;
+mod service;
 mod state;
-mod time;
+mod sweep;
 mod turns;
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
+use self::service::Pulse;
+pub use self::state::Reserved;
 use self::state::{Gate, Pacing, Running, Slots, State};
 use super::pace::{Paces, Situation};
 use super::store::{Action, Claim, Push, Pushed, Store};
-use super::timing::{CLAIM_AGAIN, LEASE, NOT_TAKEN, TARGET_STARTS, backoff, retry_delay};
+use super::timing::{CLAIM_AGAIN, LEASE, NOT_TAKEN, STUCK, TARGET_STARTS, backoff, retry_delay};
 use super::{Deliver, Delivery, Kind, Level, Log, Message, Outcome};
 use crate::config::QueueConfig;
+use crate::tasks::{self, caught};
 
 pub struct Worker {
     store: Arc<Store>,
@@ -37,10 +43,11 @@ pub struct Worker {
     /// The turns look again.
     wake: Notify,
     /// Leases are held where none were.
-    beat: Notify,
+    first_lease: Notify,
     /// Something has ended.
     ended: Notify,
     counters: Counters,
+    pulses: Pulses,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -55,6 +62,14 @@ struct Counters {
     swept: AtomicU64,
     rescued: AtomicU64,
     claimed_at_once: AtomicU64,
+}
+
+/// When the services of a worker last succeeded.
+#[derive(Default)]
+struct Pulses {
+    turn: Pulse,
+    heartbeat: Pulse,
+    sweep: Pulse,
 }
 
 /// What a worker does and did.
@@ -85,6 +100,15 @@ pub struct Health {
     /// Why the target did not take a message lately, though it takes others.
     #[serde(skip)]
     pub not_taken: Option<String>,
+    /// Since jobs were last settled and claimed, or there was nothing to do.
+    pub last_turn_ms: u64,
+    /// Since the leases of what is being delivered were last renewed. `None` while nothing is.
+    pub last_heartbeat_ms: Option<u64>,
+    /// Since expired leases were last looked for.
+    pub last_sweep_ms: u64,
+    /// Why this worker is not healthy. Empty: it is.
+    #[serde(skip)]
+    pub problems: Vec<String>,
 }
 
 impl Worker {
@@ -94,8 +118,7 @@ impl Worker {
         deliver: Arc<dyn Deliver>,
         log: Arc<dyn Log>,
     ) -> Arc<Self> {
-        let capacity = config.concurrency as usize;
-        let slots = || Slots { capacity, free: capacity, backlog: true, signals: 0, next: None, since: None };
+        let slots = || Slots::new(config.concurrency as usize);
         let worker = Arc::new(Self {
             store,
             deliver,
@@ -112,37 +135,51 @@ impl Worker {
                 trouble: None,
             }),
             wake: Notify::new(),
-            beat: Notify::new(),
+            first_lease: Notify::new(),
             ended: Notify::new(),
             counters: Counters::default(),
+            pulses: Pulses::default(),
             tasks: Mutex::default(),
         });
-        worker.spawn(Arc::clone(&worker).take_turns());
-        worker.spawn(Arc::clone(&worker).keep_time());
-        worker.spawn(Arc::clone(&worker).listen());
-        worker.spawn(Arc::clone(&worker).knock(Duration::ZERO));
+        worker.spawn("The claiming and settling of jobs", Self::take_turns);
+        worker.spawn("The renewal of leases", Self::keep_beating);
+        worker.spawn("The sweep for expired leases", Self::keep_sweeping);
+        worker.spawn("The search for stranded runs", Self::keep_rescuing);
+        worker.spawn("The purge of ended jobs", Self::keep_purging);
+        worker.spawn("The wait for notifications", Self::listen);
+        worker.knock_after(Duration::ZERO);
         worker
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Spawns a task that ends with the worker at the latest, and begins anew after a panic.
+    fn spawn<F>(self: &Arc<Self>, name: &'static str, mut task: impl FnMut(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let worker = Arc::clone(self);
+        let task = tasks::spawn(name, move || task(Arc::clone(&worker)));
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
-        tasks.push(tokio::spawn(task).abort_handle());
+        tasks.push(task.abort_handle());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn claims(&self) -> Vec<Claim> {
+        self.state().claims()
+    }
+
     pub fn health(&self) -> Health {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let problems = self.problems();
         let state = self.state();
-        let running = |kind| state.running.keys().filter(|claim| claim.kind == kind).count();
         Health {
             target_ready: state.gate.open,
             listening: self.store.database.notifications.is_listening(),
-            running_flows: running(Kind::Flow),
-            running_steps: running(Kind::Step),
+            running_flows: state.running(Kind::Flow),
+            running_steps: state.running(Kind::Step),
             capacity: state.slots(Kind::Flow).capacity,
             deliveries: count(&self.counters.deliveries),
             completed: count(&self.counters.completed),
@@ -154,29 +191,56 @@ impl Worker {
             runs_rescued: count(&self.counters.rescued),
             claimed_at_once: count(&self.counters.claimed_at_once),
             not_taken: state.not_taken_lately().map(str::to_owned),
+            last_turn_ms: whole_ms(self.pulses.turn.age()),
+            last_heartbeat_ms: (!state.running.is_empty()).then(|| whole_ms(self.pulses.heartbeat.age())),
+            last_sweep_ms: whole_ms(self.pulses.sweep.age()),
+            problems,
         }
     }
 
-    /// Reserves a slot for a message that is about to be pushed, if it may be claimed at once.
-    pub fn prepare(&self, push: &mut Push) {
+    fn problems(&self) -> Vec<String> {
+        let late = |what: &str, age: Duration| format!("{what} for {:.1} s", age.as_secs_f64());
+        let stuck = |pulse: &Pulse| Some(pulse.age()).filter(|age| *age > STUCK);
+        [
+            stuck(&self.pulses.turn).map(|age| late("Jobs were neither claimed nor settled", age)),
+            stuck(&self.pulses.sweep).map(|age| late("Expired leases were not looked for", age)),
+            self.overdue_heartbeat()
+                .map(|age| late("The leases of running deliveries were not renewed", age)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Reserves slots for those messages that may be claimed as they are pushed.
+    pub fn prepare(self: &Arc<Self>, pushes: &mut [Push]) -> Reserved {
         let mut state = self.state();
+        let mut reserved = Reserved::new(self, &mut state, [0, 0]);
+        let mut claims = [0, 0];
+        for push in pushes {
+            self.prepare_one(&mut state, push);
+            claims[push.message.kind as usize] += usize::from(push.claim);
+            reserved.change(&mut state, claims);
+        }
+        reserved
+    }
+
+    fn prepare_one(&self, state: &mut State, push: &mut Push) {
         let kind = push.message.kind;
-        let (open, closing) = (state.gate.open, state.closing);
+        let takes_jobs = state.takes_jobs();
         let running = kind == Kind::Flow && state.delivering(kind, &push.group) > 0;
         if kind == Kind::Flow {
             let steps = state.delivering(Kind::Step, &push.group);
             let backlog = state.slots(Kind::Step).backlog;
             state.paces.hold(push, Situation { replaying: running, steps, backlog });
         }
-        // A delivery of the same run that is not acknowledged yet: should PostgreSQL crash and forget the
-        // push, it forgets the acknowledgement as well, and the delivery comes again and pushes again.
+        // Asynchronous commit is safe beside a delivery of the same run: a crash of PostgreSQL that forgets this
+        // push also forgets the later acknowledgement of that delivery, which then repeats and pushes again.
         push.durable = Kind::ALL.iter().all(|kind| state.delivering(*kind, &push.group) == 0);
         let delayed = !push.delay.is_zero();
-        let slots = state.slots_mut(kind);
-        push.claim = open && !closing && !delayed && !running && !slots.backlog && slots.free > 0;
-        // Our turn after the delivery that is running, or our timer, finds it.
-        push.quiet = open && !closing && (running || delayed);
-        slots.free -= usize::from(push.claim);
+        push.claim = takes_jobs && !delayed && !running && !state.slots(kind).backlog && state.free(kind) > 0;
+        // No notification: this worker looks again when the delivery ends or its timer fires.
+        push.quiet = takes_jobs && (running || delayed);
     }
 
     /// `asked`: when the push began.
@@ -187,7 +251,6 @@ impl Worker {
                 let mut state = self.state();
                 let running = state.delivering(kind, &push.group) > 0;
                 let slots = state.slots_mut(kind);
-                slots.free += usize::from(push.claim);
                 match push.delay {
                     delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
                     // What is quiet because its run was being delivered is seen by the turn that ends that
@@ -206,13 +269,6 @@ impl Worker {
         }
     }
 
-    pub fn not_pushed(&self, pushes: &[Push]) {
-        let mut state = self.state();
-        for push in pushes.iter().filter(|push| push.claim) {
-            state.slots_mut(push.message.kind).free += 1;
-        }
-    }
-
     /// Delivers a job for which a slot is taken. `asked`: when its claim was asked for; the lease may have
     /// begun then.
     fn run(
@@ -226,7 +282,8 @@ impl Worker {
         {
             let mut state = self.state();
             if state.running.is_empty() {
-                self.beat.notify_one();
+                self.pulses.heartbeat.touch();
+                self.first_lease.notify_one();
             }
             if claim.kind == Kind::Flow {
                 state.paces.delivering(&group);
@@ -236,7 +293,7 @@ impl Worker {
                 Running { group, since: Instant::now(), task: None, settling: false, lost: false },
             );
             // This process was stopped for as long as a lease lasts: another worker has the job by now.
-            if state.closing || !state.gate.open || asked.elapsed() >= LEASE {
+            if !state.takes_jobs() || asked.elapsed() >= LEASE {
                 state.settle(&claim, Action::Release { delay: Duration::ZERO });
                 self.wake.notify_one();
                 return;
@@ -247,13 +304,18 @@ impl Worker {
         let job = claim.clone();
         let task = tokio::spawn(async move {
             let outcome = match delivery {
-                Ok(delivery) => AssertUnwindSafe(async { worker.deliver.deliver(delivery).await })
-                    .catch_unwind()
+                Ok(delivery) => caught("A delivery", async { worker.deliver.deliver(delivery).await })
                     .await
-                    .unwrap_or_else(|_| Outcome::Failed { error: "the delivery panicked".to_owned() }),
+                    .unwrap_or_else(|error| Outcome::Failed { error: error.to_string() }),
                 Err(error) => Outcome::Failed { error },
             };
-            worker.finish(&job, outcome, attempt);
+            if let Err(error) =
+                caught("The end of a delivery", async { worker.finish(&job, outcome, attempt) }).await
+            {
+                let action = Action::Fail { error: error.to_string(), delay: retry_delay(attempt) };
+                worker.state().settle(&job, action);
+                worker.wake.notify_one();
+            }
         });
         // The delivery may have ended already.
         if let Some(running) = self.state().running.get_mut(&claim) {
@@ -308,7 +370,8 @@ impl Worker {
         let pacing = state.keep_pace(claim);
         drop(state);
         if let Some(pacing) = pacing {
-            self.spawn(Arc::clone(self).bring_forward(pacing));
+            let mut pacing = Some(pacing);
+            self.spawn("A wake that was held back", move |worker| worker.bring_forward(pacing.take()));
         }
         if let Some(error) = not_taken_now {
             self.log.log(
@@ -322,8 +385,8 @@ impl Worker {
                 self.tell_closed(&error);
             }
             // Other workers may have a target that takes what this one would have looked for in time.
-            self.spawn(Arc::clone(self).tell_others());
-            self.spawn(Arc::clone(self).knock(backoff(closings)));
+            self.spawn("The announcement of due jobs", Self::tell_others);
+            self.knock_after(backoff(closings));
         }
         self.wake.notify_one();
     }
@@ -340,10 +403,11 @@ impl Worker {
     }
 
     /// A wake that was held back is due now. Should this fail, it comes at its own time.
-    async fn bring_forward(self: Arc<Self>, pacing: Pacing) {
+    async fn bring_forward(self: Arc<Self>, pacing: Option<Pacing>) {
         let wake = match pacing {
-            Pacing::Wake(wake) => wake,
-            Pacing::Pause { run, mut pause } => loop {
+            None => return,
+            Some(Pacing::Wake(wake)) => wake,
+            Some(Pacing::Pause { run, mut pause }) => loop {
                 sleep(pause).await;
                 let mut state = self.state();
                 let backlog = state.slots(Kind::Step).backlog;
@@ -358,12 +422,15 @@ impl Worker {
             },
         };
         let mut pushes = [wake];
-        self.prepare(&mut pushes[0]);
+        let _reserved = self.prepare(&mut pushes);
         let asked = Instant::now();
-        match self.store.push(&pushes).await {
-            Ok(pushed) => self.pushed(&pushes, &pushed, asked),
-            Err(_) => self.not_pushed(&pushes),
+        if let Ok(pushed) = self.store.push(&pushes).await {
+            self.pushed(&pushes, &pushed, asked);
         }
+    }
+
+    fn knock_after(self: &Arc<Self>, pause: Duration) {
+        self.spawn("The wait for the target of deliveries", move |worker| worker.knock(pause));
     }
 
     /// Opens the gate once the target takes deliveries.
@@ -388,4 +455,8 @@ impl Worker {
         }
         self.wake.notify_one();
     }
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

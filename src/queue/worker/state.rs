@@ -1,15 +1,17 @@
 //! What a worker remembers: its slots, what runs in them, and what is to be written.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::Worker;
 use crate::queue::Kind;
 use crate::queue::pace::Paces;
-use crate::queue::store::{Action, Claim, Look, Push, Settlement};
-use crate::queue::timing::{CLAIM_AGAIN, NOT_TAKEN_SHOWN};
+use crate::queue::store::{Action, Claim, Push, Settlement};
+use crate::queue::timing::{CLAIM_AGAIN, LONGEST_DELAY, NOT_TAKEN_SHOWN};
 
 pub(super) struct State {
     pub(super) slots: [Slots; 2],
@@ -26,10 +28,11 @@ pub(super) struct State {
 
 pub(super) struct Slots {
     pub(super) capacity: usize,
-    pub(super) free: usize,
+    /// For jobs that a statement under way may claim; see [`Reserved`].
+    reserved: usize,
     /// Jobs may be waiting to be claimed.
     pub(super) backlog: bool,
-    /// Counts what spoke for a backlog, so that a claim under way does not clear what it cannot have seen.
+    /// Bumped by each wake-up: a claim that began before the last one must not clear `backlog`.
     pub(super) signals: u64,
     /// When the next job will be due.
     pub(super) next: Option<Instant>,
@@ -61,6 +64,38 @@ impl Running {
     }
 }
 
+/// Slots for what a statement under way may claim. They are free again when this is dropped, also by a panic.
+pub struct Reserved {
+    worker: Arc<Worker>,
+    slots: [usize; 2],
+}
+
+impl Reserved {
+    pub(super) fn new(worker: &Arc<Worker>, state: &mut State, slots: [usize; 2]) -> Self {
+        let mut reserved = Self { worker: Arc::clone(worker), slots: [0, 0] };
+        reserved.change(state, slots);
+        reserved
+    }
+
+    pub(super) fn change(&mut self, state: &mut State, slots: [usize; 2]) {
+        for kind in Kind::ALL {
+            let all = &mut state.slots_mut(kind).reserved;
+            *all = *all + slots[kind as usize] - self.slots[kind as usize];
+        }
+        self.slots = slots;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.slots != [0, 0] {
+            let worker = Arc::clone(&self.worker);
+            self.change(&mut worker.state(), [0, 0]);
+            worker.wake.notify_one();
+        }
+    }
+}
+
 /// Deliveries go out only while the target takes them.
 pub(super) struct Gate {
     pub(super) open: bool,
@@ -77,6 +112,21 @@ impl State {
 
     pub(super) fn slots_mut(&mut self, kind: Kind) -> &mut Slots {
         &mut self.slots[kind as usize]
+    }
+
+    /// How many jobs of a kind there is room for.
+    pub(super) fn free(&self, kind: Kind) -> usize {
+        let slots = self.slots(kind);
+        slots.capacity.saturating_sub(slots.reserved + self.running(kind))
+    }
+
+    pub(super) fn running(&self, kind: Kind) -> usize {
+        self.running.keys().filter(|claim| claim.kind == kind).count()
+    }
+
+    /// Whether this worker may claim anything now.
+    pub(super) fn takes_jobs(&self) -> bool {
+        self.gate.open && !self.closing
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
@@ -121,9 +171,18 @@ impl State {
         (at.elapsed() < NOT_TAKEN_SHOWN).then_some(error)
     }
 
+    /// Marks claims that others have taken over, and leaves those in `claims` that were not marked before. Their
+    /// deliveries cannot be stopped, but what becomes of them does not count any more.
+    pub(super) fn lose(&mut self, claims: &mut Vec<Claim>) {
+        claims.retain(|claim| match self.running.get_mut(claim) {
+            Some(running) => !std::mem::replace(&mut running.lost, true),
+            None => false,
+        });
+    }
+
     /// When the turns should look without being woken.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.closing || !self.gate.open {
+        if !self.takes_jobs() {
             return None;
         }
         self.slots.iter().filter_map(|slots| slots.next).min()
@@ -132,27 +191,26 @@ impl State {
     pub(super) fn at_rest(&self) -> bool {
         self.running.is_empty()
             && self.settlements.is_empty()
-            && self.slots.iter().all(|slots| slots.free == slots.capacity)
+            && self.slots.iter().all(|slots| slots.reserved == 0)
     }
 }
 
 impl Slots {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, reserved: 0, backlog: true, signals: 0, next: None, since: None }
+    }
+
     pub(super) fn signal(&mut self) {
         self.backlog = true;
         self.signals += 1;
     }
 
     pub(super) fn due_in(&mut self, delay: Duration) {
-        let at = Instant::now() + delay;
+        let at = Instant::now() + delay.min(LONGEST_DELAY);
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 }
 
 pub(super) fn settled(settlements: &[Settlement], kind: Kind) -> usize {
     settlements.iter().filter(|settlement| settlement.claim.kind == kind).count()
-}
-
-/// The slots that a turn took for its claims beyond those of the jobs that it settles.
-pub(super) fn reserved(look: Look, settled: usize) -> usize {
-    look.most().saturating_sub(settled)
 }

@@ -5,46 +5,60 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
-use super::state::{reserved, settled};
-use crate::error::Error;
+use super::state::{Reserved, settled};
+use crate::error::{Error, Result};
 use crate::queue::store::{Claimed, Look, Settlement, Turn};
-use crate::queue::timing::{CLAIM_AGAIN, backoff};
+use crate::queue::timing::{CLAIM_AGAIN, SWEEP, backoff};
 use crate::queue::{Delivery, Kind};
+
+/// What a turn has taken in hand. Dropped before its statement has succeeded, by an error or a panic, it
+/// gives all of that back.
+pub(super) struct Taken {
+    worker: Arc<Worker>,
+    settlements: Vec<Settlement>,
+    looks: [Look; 2],
+    /// Of [`super::state::Slots`], before the statement.
+    signals: [u64; 2],
+    reserved: Reserved,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let settlements = std::mem::take(&mut self.settlements);
+        let looked = self.looks.map(|look| look.most.is_some());
+        let mut state = self.worker.state();
+        for kind in Kind::ALL.into_iter().filter(|kind| looked[*kind as usize]) {
+            state.slots_mut(kind).backlog = true;
+        }
+        // The fences make a late settlement harmless.
+        state.settlements.splice(0..0, settlements);
+    }
+}
 
 impl Worker {
     pub(super) async fn take_turns(self: Arc<Self>) {
         let mut failures = 0;
         loop {
-            let Some((settlements, looks)) = self.next_turn() else {
+            let Some(taken) = self.next_turn() else {
+                self.pulses.turn.touch();
                 let next = self.state().next_due();
+                // Sweeps wake the turns as well; this pause shows that the turns are alive.
+                let latest = Instant::now() + SWEEP;
                 tokio::select! {
                     () = self.wake.notified() => {}
-                    () = async { match next { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+                    () = sleep_until(next.map_or(latest, |next| next.min(latest))) => {}
                 }
                 continue;
             };
-            let signals = self.state().slots.each_ref().map(|slots| slots.signals);
-            let asked = Instant::now();
-            match self.store.settle(&settlements, looks).await {
-                Ok(turn) => {
+            match self.take_turn(taken).await {
+                Ok(()) => {
                     failures = 0;
-                    self.apply(&settlements, looks, signals, turn, asked);
+                    self.pulses.turn.touch();
                 }
                 // Nobody can settle anything any more; leases run out.
                 Err(Error::Closed) => return,
                 Err(error) => {
-                    self.trouble("Deliveries could not be settled or claimed; trying again", &error);
-                    {
-                        let mut state = self.state();
-                        for kind in Kind::ALL {
-                            let settled = settled(&settlements, kind);
-                            let slots = state.slots_mut(kind);
-                            slots.free += reserved(looks[kind as usize], settled);
-                            slots.backlog = true;
-                        }
-                        // Fenced: writing it late does no harm, and no later than it would have been.
-                        state.settlements.splice(0..0, settlements);
-                    }
+                    self.trouble("The claiming and settling of jobs", failures == 0, &error);
                     sleep(backoff(failures)).await;
                     failures = failures.saturating_add(1);
                 }
@@ -52,14 +66,21 @@ impl Worker {
         }
     }
 
+    async fn take_turn(self: &Arc<Self>, taken: Taken) -> Result<()> {
+        let asked = Instant::now();
+        let turn = self.store.settle(&taken.settlements, taken.looks).await?;
+        self.apply(taken, turn, asked);
+        Ok(())
+    }
+
     /// What the next statement is to do, with the slots for its claims taken; `None`: nothing.
-    pub(super) fn next_turn(&self) -> Option<(Vec<Settlement>, [Look; 2])> {
+    pub(super) fn next_turn(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state();
-        let claiming = state.gate.open && !state.closing;
-        let settlements = std::mem::take(&mut state.settlements);
+        let claiming = state.takes_jobs();
         let now = Instant::now();
         let looks = Kind::ALL.map(|kind| {
-            let settled = settled(&settlements, kind);
+            let settled = settled(&state.settlements, kind);
+            let free = state.free(kind);
             let slots = state.slots_mut(kind);
             if slots.next.is_some_and(|at| at <= now) {
                 slots.next = None;
@@ -70,53 +91,55 @@ impl Worker {
                 return Look { most: None, since };
             }
             let most = if slots.backlog {
-                slots.free + settled
+                free + settled
             } else if kind == Kind::Flow {
                 // Only what waited for its run to be delivered.
                 settled
             } else {
                 0
             };
-            slots.free -= most.saturating_sub(settled);
             Look { most: (most > 0).then_some(i32::try_from(most).unwrap_or(i32::MAX)), since }
         });
-        (!settlements.is_empty() || looks.iter().any(|look| look.most.is_some()))
-            .then_some((settlements, looks))
+        if state.settlements.is_empty() && looks.iter().all(|look| look.most.is_none()) {
+            return None;
+        }
+        let settlements = std::mem::take(&mut state.settlements);
+        let signals = state.slots.each_ref().map(|slots| slots.signals);
+        let slots =
+            Kind::ALL.map(|kind| looks[kind as usize].most().saturating_sub(settled(&settlements, kind)));
+        let reserved = Reserved::new(self, &mut state, slots);
+        Some(Taken { worker: Arc::clone(self), settlements, looks, signals, reserved })
     }
 
-    pub(super) fn apply(
-        self: &Arc<Self>,
-        settlements: &[Settlement],
-        looks: [Look; 2],
-        signals: [u64; 2],
-        turn: Turn,
-        asked: Instant,
-    ) {
-        self.lost(&turn.lost);
+    fn apply(self: &Arc<Self>, mut taken: Taken, mut turn: Turn, asked: Instant) {
+        let settlements = std::mem::take(&mut taken.settlements);
+        let looks = std::mem::replace(&mut taken.looks, [Look { most: None, since: None }; 2]);
         {
             let mut state = self.state();
-            for settlement in settlements {
+            let claimed = Kind::ALL
+                .map(|kind| turn.claimed.iter().filter(|claimed| claimed.claim.kind == kind).count());
+            state.lose(&mut turn.lost);
+            for settlement in &settlements {
                 state.running.remove(&settlement.claim);
+            }
+            taken.reserved.change(&mut state, claimed);
+            for settlement in &settlements {
                 if let Some(delay) = settlement.action.delay() {
                     let slots = state.slots_mut(settlement.claim.kind);
                     if delay.is_zero() { slots.signal() } else { slots.due_in(delay) }
                 }
             }
             for kind in Kind::ALL {
-                let claimed = turn.claimed.iter().filter(|claimed| claimed.claim.kind == kind).count();
                 let look = looks[kind as usize];
                 let again = turn.again.contains(&kind);
                 let slots = state.slots_mut(kind);
-                slots.free += reserved(look, settled(settlements, kind));
-                slots.free += settled(settlements, kind);
-                slots.free -= claimed;
                 match look.most {
                     Some(_) if again => {
                         slots.backlog = false;
                         slots.due_in(CLAIM_AGAIN);
                     }
-                    Some(_) if claimed < look.most() => {
-                        slots.backlog = slots.signals != signals[kind as usize];
+                    Some(_) if claimed[kind as usize] < look.most() => {
+                        slots.backlog = slots.signals != taken.signals[kind as usize];
                     }
                     Some(_) => slots.backlog = true,
                     None => {}
@@ -139,5 +162,6 @@ impl Worker {
                 Delivery::from_data(claim.kind, self.namespace.as_deref(), attempt, &claim.job_id, &data);
             self.run(claim, group, delivery, attempt, asked);
         }
+        self.tell_lost(&turn.lost);
     }
 }
