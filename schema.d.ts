@@ -74,6 +74,8 @@ interface StepRow {
   /** Of the process that runs the step's code. */
   leaseUntil: Date | null;
   leaseRequest: number | null;
+  leaseShared: boolean | null;
+  uncounted: number;
 }
 
 interface HookRow {

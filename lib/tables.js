@@ -63,6 +63,8 @@ export function tables(
     retryAfter: time('retry_after'),
     leaseUntil: time('lease_until'),
     leaseRequest: bigint('lease_request', { mode: 'number' }),
+    leaseShared: boolean('lease_shared'),
+    uncounted: integer('uncounted').notNull(),
   });
   const hookColumns = () => ({
     runId: text('run_id').notNull(),

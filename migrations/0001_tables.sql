@@ -79,11 +79,15 @@ CREATE TABLE :"schema".workflow_steps (
   started_at   timestamptz,
   completed_at timestamptz,
   retry_after  timestamptz,
-  -- Of the process that runs the step's code.
+  -- Of the process that runs the step's code. The epoch: that process has handed the step over.
   lease_until  timestamptz,
   -- The number of the step_started that began the current attempt: only its own process may renew the lease,
   -- give it back or settle the step.
   lease_request bigint,
+  -- That process executes other steps too: should it die, any of them may be the cause.
+  lease_shared boolean,
+  -- How many attempts were lost so, and not counted.
+  uncounted    integer NOT NULL DEFAULT 0,
   PRIMARY KEY (run_id, step_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 

@@ -97,7 +97,8 @@ const rules = {
           WHEN 'step_retrying' THEN 'pending'
           ELSE substr(type, 6)
         END ORDER BY slot DESC))[1] AS status,
-        count(*) FILTER (WHERE type = 'step_started')::integer AS attempt,
+        count(*) FILTER (WHERE type = 'step_started')::integer AS starts,
+        count(*) FILTER (WHERE type = 'step_retrying')::integer AS failures,
         min(slot) FILTER (WHERE type = 'step_created') AS input_slot,
         min(slot) FILTER (WHERE type = 'step_completed') AS output_slot,
         min(created_at) FILTER (WHERE type = 'step_started') AS started_at,
@@ -105,9 +106,10 @@ const rules = {
       FROM log WHERE type LIKE 'step\\_%'
       GROUP BY run_id, correlation_id
     ) folded USING (run_id, step_id)
-    WHERE ROW(stored.status, stored.attempt, stored.input_slot, stored.output_slot,
-        stored.started_at, stored.completed_at)
-      IS DISTINCT FROM ROW(folded.status, folded.attempt, folded.input_slot, folded.output_slot,
+    -- Not every start is an attempt more: a step that is handed over goes on with the one it has.
+    WHERE stored.attempt NOT BETWEEN LEAST(folded.failures, folded.starts) AND folded.starts
+      OR ROW(stored.status, stored.input_slot, stored.output_slot, stored.started_at, stored.completed_at)
+      IS DISTINCT FROM ROW(folded.status, folded.input_slot, folded.output_slot,
         folded.started_at, folded.completed_at)`,
 
   'a live run has the hooks that its log says, an ended one none': `

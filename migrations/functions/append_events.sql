@@ -41,6 +41,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
   webhooks        boolean[],
   leases          bigint[],   -- ms of the lease that a step_started takes, if it does
+  shared          boolean[],  -- of such a step_started: the process executes other steps too
   attempt_requests bigint[],  -- the step_started whose attempt an outcome settles; NULL: whichever there is
   requests        bigint[],   -- the caller's own number of each call
   tries           integer[],  -- how many tries of the same call went before, their answers lost
@@ -61,6 +62,8 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
 #variable_conflict use_column
 DECLARE
   max_spec_version CONSTANT integer := 3;
+  -- So often a step's attempt is lost beside other steps without being counted: they cannot all be innocent for ever.
+  max_uncounted    CONSTANT integer := 10;
   run       :"schema".workflow_runs;
   step      :"schema".workflow_steps;
   hook      :"schema".workflow_hooks;
@@ -74,6 +77,8 @@ DECLARE
   external_event boolean;
   earlier   record;
   overtaken bigint[];
+  handed_over boolean;
+  bystander boolean;
   ignored   text;
 BEGIN
   -- All before any look or write: a batch that waits for a lock must hold nothing that others wait for.
@@ -294,9 +299,16 @@ BEGIN
         out_outcome := 'too_early';
         out_entity := GREATEST(1, ceil(extract(epoch FROM step.lease_until - clock_timestamp())));
       ELSE
+        -- An attempt is the step's own where its code failed, or its process died of it. One that was handed over
+        -- goes on elsewhere, and one that was lost beside other steps was probably lost because of one of them.
+        handed_over := step.status = 'running' AND step.lease_until = 'epoch';
+        bystander := step.status = 'running' AND step.lease_until > 'epoch' AND step.lease_shared AND step.uncounted < max_uncounted;
         UPDATE :"schema".workflow_steps SET
-            status = 'running', attempt = attempt + 1, started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at,
-            lease_until = clock_timestamp() + leases[i] * interval '1 millisecond', lease_request = requests[i]
+            status = 'running', attempt = attempt + CASE WHEN handed_over OR bystander THEN 0 ELSE 1 END,
+            uncounted = uncounted + CASE WHEN bystander THEN 1 ELSE 0 END,
+            started_at = COALESCE(started_at, at), retry_after = NULL, updated_at = at,
+            lease_until = clock_timestamp() + leases[i] * interval '1 millisecond', lease_request = requests[i],
+            lease_shared = shared[i]
           WHERE run_id = run.run_id AND step_id = correlation_ids[i] RETURNING * INTO step;
         SELECT payload, data INTO out_payload, out_data FROM :"schema".workflow_events
           WHERE run_id = run.run_id AND slot = step.input_slot;

@@ -218,6 +218,7 @@ impl Core {
             time_ms: request.time_ms,
             webhook: request.webhook,
             lease: request.lease.unwrap_or(false),
+            shared: false,
             attempt_request: request.attempt_request,
         };
         let storage = Arc::clone(&self.storage);
@@ -365,6 +366,14 @@ impl Core {
     ) -> napi::Result<NodeReply> {
         let page = self.streams.chunks(&name, limit, cursor.as_deref()).await;
         reply(page.and_then(chunk_page))
+    }
+}
+
+/// Also when Node terminates the thread that it was made in, while the process lives on: the code of its steps
+/// runs no more.
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.storage.leases.abandon();
     }
 }
 

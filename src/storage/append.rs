@@ -52,6 +52,8 @@ pub struct Append {
     pub webhook: Option<bool>,
     /// Of a `step_started`: take a lease on the step, and start only where nobody else holds one.
     pub lease: bool,
+    /// Of such a `step_started`: this process executes other steps too.
+    pub shared: bool,
     /// Of an outcome: the request of the `step_started` whose attempt it settles. `None` settles whichever
     /// attempt there is.
     pub attempt_request: Option<i64>,
@@ -307,6 +309,7 @@ impl Appender {
             .bind(column(calls, |call| call.time_ms))
             .bind(column(calls, |call| call.webhook))
             .bind(column(calls, |call| call.lease.then(lease_ms)))
+            .bind(column(calls, |call| call.lease.then_some(call.shared)))
             .bind(column(calls, |call| call.attempt_request))
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
             .bind(calls.iter().map(|call| call.tries).collect::<Vec<_>>())

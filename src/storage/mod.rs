@@ -94,14 +94,16 @@ impl Storage {
         }
     }
 
-    pub async fn append(&self, append: Append) -> Result<Reply> {
+    pub async fn append(&self, mut append: Append) -> Result<Reply> {
         let request = new_request_id();
         let starts = append.lease;
         let lease = append.lease_of(request);
+        let starting = starts.then(|| self.leases.starting());
+        append.shared = starting.as_ref().is_some_and(|starting| starting.shared);
         let reply = self.appender.append(append, request).await;
-        match (lease, &reply) {
-            (Some(lease), Ok(_)) if starts => self.leases.taken(lease),
-            (Some(lease), Ok(_) | Err(Error::EntityConflict(_))) if !starts => self.leases.ended(&lease),
+        match (lease, starting, &reply) {
+            (Some(lease), Some(starting), Ok(_)) => self.leases.taken(lease, starting).await,
+            (Some(lease), None, Ok(_) | Err(Error::EntityConflict(_))) => self.leases.ended(&lease),
             _ => {}
         }
         reply

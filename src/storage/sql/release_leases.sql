@@ -4,5 +4,5 @@ WITH held AS (
     AND s.lease_request = u.request AND s.status = 'running'
   FOR NO KEY UPDATE OF s SKIP LOCKED
 )
-UPDATE :"schema".workflow_steps s SET lease_until = NULL
+UPDATE :"schema".workflow_steps s SET lease_until = CASE WHEN $4 THEN timestamptz 'epoch' END
 FROM held h WHERE s.run_id = h.run_id AND s.step_id = h.step_id
