@@ -3,7 +3,8 @@
  *
  * Errors: every method rejects with the SDK's errors, recognised by `name` (`EntityConflictError`,
  * `RunExpiredError`, `HookNotFoundError`, …), each with a numeric `status`. A database that cannot be
- * reached is a `WorkflowWorldError` with `status` 503; a wrong argument is one with 400; a wrong
+ * reached, or refuses a statement for now, is a `WorkflowWorldError` with `status` 503 and `code` `TRANSPORT`,
+ * `CONTENTION` or `REFUSED`: the call may be repeated; a wrong argument is one with 400; a wrong
  * setting is one with `code` `CONFIGURATION`; a database without our tables is one with `code`
  * `NOT_SET_UP`, whose message names the command to run; a queue driver that does not take a message is
  * one with `status` 503 and `code` `QUEUE`; a Drizzle table without Drizzle is one with `code`
@@ -96,14 +97,15 @@ export interface PostgresWorld extends World {
 
 export interface WorldHealth {
   /**
-   * PostgreSQL answers, leases are renewed in time, and the queue driver is healthy. How much work waits plays no
-   * part in it.
+   * PostgreSQL answers and takes writes, leases are renewed in time, and the queue driver is healthy. How much work
+   * waits plays no part in it.
    */
   healthy: boolean;
   /** What is wrong beside the database and the queue: leases of running steps that could not be renewed. */
   error?: string;
   /** Between `start()` and `close()`. */
   started: boolean;
+  /** `error`: why nothing can be written. A server that is read-only is reachable all the same. */
   database: { reachable: boolean; roundTripMs?: number; error?: string };
   /**
    * How this process hears of new work and of stream chunks: by LISTEN, or by polling while that does

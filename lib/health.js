@@ -28,7 +28,9 @@ export function createHealth({ use, isStarted }) {
     const [database, queue] = await Promise.all([databaseHealth(core), queueHealth(driver)]);
     return {
       healthy:
-        database.database.reachable && database.error === undefined && queue?.healthy !== false,
+        database.database.error === undefined &&
+        database.error === undefined &&
+        queue?.healthy !== false,
       started,
       ...database,
       ...(queue && { queue }),
@@ -38,12 +40,8 @@ export function createHealth({ use, isStarted }) {
 
 /** @param {import('./core.js').Core} core */
 async function databaseHealth(core) {
-  const { notifications, problem, ...answer } = JSON.parse(await call(core.health()));
-  return {
-    ...(problem && { error: problem }),
-    database: { reachable: answer.error === undefined, ...answer },
-    notifications,
-  };
+  const { notifications, problem, ...database } = JSON.parse(await call(core.health()));
+  return { ...(problem && { error: problem }), database, notifications };
 }
 
 /**

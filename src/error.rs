@@ -47,6 +47,17 @@ pub enum Error {
     /// another one; nothing was written and the call may be repeated.
     #[error("PostgreSQL gave way to another transaction: {0}")]
     Contention(String),
+    /// `WorkflowWorldError`, status 503, code `REFUSED`: PostgreSQL refused a statement and wrote nothing. It
+    /// may accept the same statement later; the call may be repeated.
+    #[error("PostgreSQL refused a statement for now: {0}")]
+    Refused(String),
+    /// `WorkflowWorldError`, status 503, code `CONFIGURATION`: a pooler does not know what was prepared. Tried
+    /// again until it does by chance, the call would be slow for ever, and nobody would be told why.
+    #[error(
+        "{0}. A pooler that does not know prepared statements needs WORKFLOW_POSTGRES_STATEMENT_CACHE=false (or \
+         statementCache)."
+    )]
+    Unprepared(String),
     /// `WorkflowWorldError`, status 503, code `TRANSPORT`: the target of a delivery does not answer.
     #[error("{0}")]
     Unreachable(String),
@@ -56,7 +67,7 @@ pub enum Error {
     /// `WorkflowWorldError`, status 500, code `QUEUE`: the queue refused a message.
     #[error("{0}")]
     Queue(String),
-    /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement.
+    /// `WorkflowWorldError`, status 500, code `DATABASE`: PostgreSQL refused a statement, and always will.
     #[error("PostgreSQL refused a statement: {0}")]
     Database(String),
     /// `WorkflowWorldError`, status 500, code `INTERNAL`: code of this package panicked.
@@ -100,6 +111,10 @@ impl Error {
                 json!({"name": "WorkflowWorldError", "status": 503, "code": "TRANSPORT"})
             }
             Self::Contention(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "CONTENTION"}),
+            Self::Refused(_) => json!({"name": "WorkflowWorldError", "status": 503, "code": "REFUSED"}),
+            Self::Unprepared(_) => {
+                json!({"name": "WorkflowWorldError", "status": 503, "code": "CONFIGURATION"})
+            }
             Self::Throttled { retry_after_seconds } => {
                 json!({"name": "ThrottleError", "status": 429, "retryAfter": retry_after_seconds})
             }
@@ -111,6 +126,69 @@ impl Error {
         json["message"] = Value::String(self.to_string());
         json
     }
+
+    /// Whether the same call may succeed later without anybody having changed a setting.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Contention(_) | Self::Refused(_))
+    }
+
+    /// PostgreSQL, or a pooler before it, lets nobody in.
+    pub fn at_connect(error: sqlx::Error, server: &str) -> Self {
+        let refusal = error.as_database_error().map(|refusal| {
+            let code = refusal.code().unwrap_or_default();
+            format!("{} ({code})", refusal.message())
+        });
+        match (Self::from(error), refusal) {
+            (error @ (Self::Configuration(_) | Self::Closed), _) => error,
+            // Poolers have codes of their own for "too many clients", and for servers that they do not reach.
+            (_, Some(refusal)) => Self::Unavailable(format!("{server} lets nobody in: {refusal}")),
+            (Self::Unavailable(reason), None) => Self::unreachable_server(server, &reason),
+            (error, None) => error,
+        }
+    }
+
+    pub fn unreachable_server(server: &str, reason: &str) -> Self {
+        Self::Unavailable(format!("{server}: {reason}. Does it run, and is WORKFLOW_POSTGRES_URL right?"))
+    }
+
+    fn of_refusal(message: &str, code: &str) -> Self {
+        let class = code.get(..2).unwrap_or_default();
+        match (class, code) {
+            _ if loses_prepared_statements(code, message) => Self::Unprepared(format!("{message} ({code})")),
+            // The connection, resources of the server, and an operator's intervention: shutdown, terminated backend.
+            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => {
+                Self::Unavailable(message.to_owned())
+            }
+            (_, "42P01" | "3F000" | "42883") => Self::NotSetUp(not_set_up(message)),
+            (_, "40P01" | "40001" | "55P03") => Self::Contention(message.to_owned()),
+            (_, "42501") => Self::Configuration(format!(
+                "{message}. The role of WORKFLOW_POSTGRES_URL (or connectionString) needs the right to use our schemas; \
+                 the setup needs CREATE on the database, or empty schemas of these names that the role owns."
+            )),
+            // Wrong password, no such role, no such database.
+            (_, "28P01" | "28000" | "3D000") => Self::Configuration(format!(
+                "PostgreSQL does not let us in: {message}. Check WORKFLOW_POSTGRES_URL (or connectionString)."
+            )),
+            // Data exceptions, and limits of PostgreSQL: the caller's values.
+            ("22" | "54", _) => Self::Invalid(format!("PostgreSQL cannot store a value: {message} ({code})")),
+            // Constraints, and errors of syntax or access.
+            ("23" | "42", _) => Self::Database(format!("{message} ({code})")),
+            // As good as away: it takes no write of anybody's.
+            (_, READ_ONLY) => Self::Unavailable(format!("{message}: {READ_ONLY_SERVER}")),
+            // Timeouts of statements and transactions, cancelled statements, errors of the disk or of a pooler …
+            _ => Self::Refused(format!("{message} ({code})")),
+        }
+    }
+}
+
+/// SQLSTATE of a write to a server that takes none.
+pub const READ_ONLY: &str = "25006";
+pub const READ_ONLY_SERVER: &str = "the server is a standby, or default_transaction_read_only is on";
+
+/// Whether the server does not know a statement that was prepared, or knows another one of its name: a pooler has
+/// changed the server meanwhile.
+pub fn loses_prepared_statements(code: &str, message: &str) -> bool {
+    matches!(code, "26000" | "42P05") || (code == "08P01" && message.contains("prepared statement"))
 }
 
 impl From<sqlx::Error> for Error {
@@ -121,29 +199,9 @@ impl From<sqlx::Error> for Error {
                 Self::Unavailable(error.to_string())
             }
             E::PoolClosed => Self::Closed,
-            E::Database(refusal) => match refusal.code().as_deref() {
-                // Classes 08 (connection), 53 (resources), 57 (operator intervention: shutdown, terminated backend).
-                Some(code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
-                    Self::Unavailable(refusal.message().to_owned())
-                }
-                Some("42P01" | "3F000" | "42883") => Self::NotSetUp(not_set_up(refusal.message())),
-                Some("40P01" | "40001" | "55P03") => Self::Contention(refusal.message().to_owned()),
-                Some("42501") => Self::Configuration(format!(
-                    "{}. The role of WORKFLOW_POSTGRES_URL (or connectionString) needs the right to use our schemas; the \
-                     setup needs CREATE on the database, or empty schemas of these names that the role owns.",
-                    refusal.message()
-                )),
-                // Wrong password, no such role, no such database.
-                Some("28P01" | "28000" | "3D000") => Self::Configuration(format!(
-                    "PostgreSQL does not let us in: {}. Check WORKFLOW_POSTGRES_URL (or connectionString).",
-                    refusal.message()
-                )),
-                // Classes 22 (data exception) and 54 (a limit of PostgreSQL): the caller's values.
-                Some(code) if code.starts_with("22") || code.starts_with("54") => {
-                    Self::Invalid(format!("PostgreSQL cannot store a value: {} ({code})", refusal.message()))
-                }
-                code => Self::Database(format!("{} ({})", refusal.message(), code.unwrap_or("no code"))),
-            },
+            E::Database(refusal) => {
+                Self::of_refusal(refusal.message(), refusal.code().as_deref().unwrap_or("no code"))
+            }
             _ => Self::Database(error.to_string()),
         }
     }
@@ -155,4 +213,32 @@ pub fn not_set_up(what: &str) -> String {
         "The database is not set up for @workflow/world-postgres ({what}). Run `npx workflow-postgres-setup` \
          with the same WORKFLOW_POSTGRES_URL, then start again."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_never_succeed_is_told_apart_from_what_may_succeed_later() {
+        let code = |code| Error::of_refusal("m", code).to_json()["code"].clone();
+        for refused in ["57014", "25P03", "25P04", "58030", "58P01", "XX000", "P0001", "0A000", "2D000"] {
+            assert_eq!(code(refused), "REFUSED", "{refused}");
+        }
+        for gone in ["08006", "53300", "53100", "57P01", "57P03", "57P05", READ_ONLY] {
+            assert_eq!(code(gone), "TRANSPORT", "{gone}");
+        }
+        for contention in ["40001", "40P01", "55P03"] {
+            assert_eq!(code(contention), "CONTENTION", "{contention}");
+        }
+        for never in ["23505", "23514", "42601", "42703"] {
+            assert_eq!(code(never), "DATABASE", "{never}");
+        }
+        for lost in ["26000", "42P05"] {
+            assert_eq!(code(lost), "CONFIGURATION", "{lost}");
+            assert!(Error::of_refusal("m", lost).to_string().contains("STATEMENT_CACHE=false"));
+        }
+        assert_eq!(Error::of_refusal("m", "22P05").to_json()["status"], 400);
+        assert_eq!(Error::of_refusal("m", "54000").to_json()["status"], 400);
+    }
 }

@@ -30,9 +30,10 @@ export async function relay(t, target) {
   const sockets = new Set();
   /** @type {Set<Link>} */
   const links = new Set();
-  /** @type {'open' | 'refusing' | 'silent'} */
+  /** @type {'open' | 'refusing' | 'silent' | 'full'} */
   let state = 'open';
   let delayMs = 0;
+  let accepted = 0;
   /** @type {(() => number) | undefined} */
   let drawAnswerBytes;
   /** @type {((link: Link, chunk: Buffer) => boolean) | undefined} */
@@ -58,11 +59,13 @@ export async function relay(t, target) {
     });
 
   const server = createServer({ noDelay: true, pauseOnConnect: true }, (client) => {
+    accepted += 1;
     sockets.add(client);
     client.on('error', () => {});
     client.on('close', () => sockets.delete(client));
     if (state === 'refusing') return void client.destroy();
     if (state === 'silent') return;
+    if (state === 'full') return turnAway(client);
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
     /** @type {Link} */
     const link = { client, upstream, frozen: false, answerBytes: drawAnswerBytes?.(), held: false };
@@ -92,9 +95,15 @@ export async function relay(t, target) {
     url: url.href,
     /** How many connections there are. */
     open: () => sockets.size,
+    /** How many there have been. */
+    accepted: () => accepted,
     /** From where PostgreSQL sees them come. */
     ports: () => [...links].map(({ upstream }) => upstream.localPort),
-    /** Cuts all connections; new ones are refused, or nobody ever says a word to them. @param {'refusing' | 'silent'} how */
+    /**
+     * Cuts all connections; new ones are refused, or nobody ever says a word to them, or they are told that
+     * there are too many clients, as Supavisor says it.
+     * @param {'refusing' | 'silent' | 'full'} how
+     */
     cut(how) {
       state = how;
       drop();
@@ -167,4 +176,28 @@ export async function relay(t, target) {
       for (const socket of sockets) if (!working.has(socket)) socket.destroy();
     },
   };
+}
+
+/**
+ * Answers as a pooler that lets nobody in: FATAL, with a code that says nothing of the cause.
+ * @param {import('node:net').Socket} client
+ */
+function turnAway(client) {
+  const fields = [
+    'SFATAL',
+    'VFATAL',
+    'CXX000',
+    'MMaxClientsInSessionMode: max clients reached',
+    '',
+  ];
+  const text = Buffer.from(`${fields.join('\0')}\0`);
+  const head = Buffer.alloc(5);
+  head.write('E');
+  head.writeInt32BE(text.length + 4, 1);
+  client.on('data', (data) => {
+    // A request for TLS is declined; then comes the startup.
+    if (data.length === 8) client.write('N');
+    else client.end(Buffer.concat([head, text]));
+  });
+  client.resume();
 }

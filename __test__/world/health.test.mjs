@@ -57,6 +57,16 @@ describe('the health of a World', () => {
     assert.ok(Number(connection.roundTripMs) > 0);
   });
 
+  test('is bad on a server that takes no writes, and says why', async (t) => {
+    const connection = new URL(url);
+    connection.search = `?options=${encodeURIComponent('-c default_transaction_read_only=on')}`;
+    const world = createWorld({ connectionString: connection.href, schema, queueSchema });
+    t.after(() => world.close());
+    const { healthy, database: health } = await healthOf(world);
+    assert.deepEqual([healthy, health.reachable], [false, true]);
+    assert.match(String(health.error), /takes no writes.*standby/);
+  });
+
   test('that works is good while its app can be reached', async (t) => {
     const port = await freePort();
     const queueFactory = () => createPgBossHttpProxyQueue({ port });

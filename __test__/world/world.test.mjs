@@ -238,8 +238,12 @@ describe('settings', () => {
       const option = `-c default_transaction_isolation=${level.replace(' ', '\\ ')}`;
       connection.search = `?options=${encodeURIComponent(option)}`;
       const world = createWorld({ ...options, connectionString: connection.href });
+      const cure = { code: 'CONFIGURATION', message: /read committed/ };
       try {
-        await assert.rejects(world.start(), { code: 'CONFIGURATION', message: /read committed/ });
+        await assert.rejects(world.start(), cure);
+        // A process that only enqueues never calls start().
+        await assert.rejects(world.runs.list(), cure);
+        assert.match((await world.health()).database.error ?? '', cure.message);
       } finally {
         await world.close();
       }

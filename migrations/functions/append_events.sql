@@ -6,6 +6,9 @@
 -- and visibility order are the same. It is an advisory lock: that of a row is written to the WAL. What
 -- a rule refuses is an outcome, not an exception: one refused call must not undo the others of its batch.
 --
+-- The lock_timeout, here and in the other functions, is shorter than any caller waits for an answer. So a statement
+-- that waits for a lock ends before it is given up, also behind a pooler, and never beside its repetition.
+--
 -- A call's own row comes last among its rows and carries its outcome:
 --   appended             the event is in the log at `slot`
 --   unchanged            nothing to append: the run runs already, is a legacy run being cancelled, or a later
@@ -58,7 +61,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   out_data           text,
   out_payload        bytea,
   out_entity         text
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   max_spec_version CONSTANT integer := 3;

@@ -5,47 +5,106 @@
 //! sent when a connection is given back.
 
 use std::io;
+use std::mem::forget;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
-use sqlx::Connection as _;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, Row};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::patience::pause;
+use super::patience::{ENDING, pause};
+use super::{is_fatal, unprepared};
+use crate::error::{Error, Result};
 use crate::tasks;
 
-/// How long a call waits for a connection before it is told 503; the SDK then hands its work back.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that rested longer is asked whether it still lives: a restarted server or a
 /// firewall may have cut it, and a statement sent into the void must not fail its caller.
 const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// A name may lead to another server by then, and what a server process has gathered is let go.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many rest as long as the configuration allows, others no longer than this.
 const RESTING: usize = 2;
 const SURPLUS_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5000 });
 /// How long statements that are under way when everything is closed may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What one caller finds out about the server holds for all that ask within this time.
+const FRESH: Duration = ENDING;
+/// How soon the server is asked whether a statement that was given up has ended, and how often later.
+const ASK_FIRST: Duration = Duration::from_millis(10);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// A server that knows nothing of a statement by then, and does not say so, will not tell any more.
+const LONGEST_ENDING: Duration = Duration::from_secs(30);
 
 pub struct Connections {
     pool: Pool<Opener>,
     idle_timeout: Duration,
     tended: AtomicBool,
+    /// Statements that nobody waits for any more, but the server may still execute.
+    given_up: Mutex<Vec<Arc<GivenUp>>>,
+    inquiry: Mutex<Option<Inquiry>>,
 }
 
 struct Opener {
     options: PgConnectOptions,
+    /// Whether sessions keep what is set in them: not behind a pooler.
+    sessions: bool,
     silent: Silent,
+    unanswered: Silent,
 }
 
 struct Resting {
     connection: PgConnection,
     since: Instant,
+    /// Behind a pooler, one of those that it shares out.
+    backend: Process,
+    isolation: String,
+}
+
+/// A server process: its number, and when it was started, in µs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    started: i64,
+}
+
+struct GivenUp {
+    backend: Process,
+    text: Arc<str>,
+}
+
+/// The look at the server that is under way, or was the last.
+struct Inquiry {
+    began: Instant,
+    outcome: Shared<BoxFuture<'static, Result<Arc<Vec<Backend>>>>>,
+}
+
+/// A server process that a statement was sent to and that still lives.
+struct Backend {
+    process: Process,
+    executes: bool,
+}
+
+/// An attempt to connect. Whoever gives one up that got no answer spares the others that wait the same.
+struct Opening<'a> {
+    opener: &'a Opener,
+    began: Instant,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if self.began.elapsed() > CHECK_TIMEOUT {
+            self.opener.unanswered.note();
+        }
+    }
 }
 
 /// When a connection last kept silent. Others that have rested since before are as good as dead: waiting
@@ -68,8 +127,28 @@ impl Manager for Opener {
     type Error = sqlx::Error;
 
     async fn create(&self) -> sqlx::Result<Resting> {
-        let connection = PgConnection::connect_with(&self.options).await?;
-        Ok(Resting { connection, since: Instant::now() })
+        if self.unanswered.since(ASK_AGAIN) {
+            let message = "no answer to a connection just now";
+            return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
+        }
+        let opening = Opening { opener: self, began: Instant::now() };
+        let connected = PgConnection::connect_with(&self.options).await;
+        forget(opening);
+        let mut connection = connected?;
+        // As plain text: poolers lose prepared statements.
+        let mut row = Err(sqlx::Error::RowNotFound);
+        if self.sessions {
+            // What waits for a lock then ends with its client. Not on every platform.
+            let introduction =
+                format!("{INTRODUCTION}, set_config('client_connection_check_interval', '1s', false)");
+            row = connection.fetch_one(AssertSqlSafe(introduction)).await;
+        }
+        if matches!(row, Err(sqlx::Error::RowNotFound | sqlx::Error::Database(_))) {
+            row = connection.fetch_one(INTRODUCTION).await;
+        }
+        let row = row?;
+        let backend = Process { pid: row.try_get(0)?, started: row.try_get(1)? };
+        Ok(Resting { connection, since: Instant::now(), backend, isolation: row.try_get(2)? })
     }
 
     async fn recycle(&self, resting: &mut Resting, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -93,53 +172,170 @@ impl Manager for Opener {
     }
 }
 
-/// Closed when it is dropped: whoever stops waiting for an answer leaves it in the middle of one, or of
-/// a transaction. See [`Connection::give_back`].
+/// Whoever drops it without [`Connection::give_back`] leaves it in the middle of an answer, or of a transaction. It
+/// is closed then, and keeps its place in the pool until its statement has ended in the server, too.
 pub struct Connection {
     object: Option<Object<Opener>>,
+    /// The text of the statement that the server may be executing.
+    executing: Option<Arc<str>>,
     connections: Arc<Connections>,
 }
 
 impl Connections {
-    /// Opens nothing.
-    pub fn new(options: PgConnectOptions, most: u32, idle_timeout: Duration) -> Arc<Self> {
-        let opener = Opener { options, silent: Silent::default() };
+    /// Opens nothing. `sessions`: whether a connection stays with one server process.
+    pub fn new(options: PgConnectOptions, most: u32, idle_timeout: Duration, sessions: bool) -> Arc<Self> {
+        let opener = Opener { options, sessions, silent: Silent::default(), unanswered: Silent::default() };
         let pool = Pool::builder(opener).max_size(most as usize).queue_mode(QueueMode::Lifo).build();
         // Only timeouts of the pool's own, of which there are none, make it refuse.
         #[allow(clippy::expect_used)]
         let pool = pool.expect("a pool without timeouts");
-        Arc::new(Self { pool, idle_timeout, tended: AtomicBool::new(false) })
+        Arc::new(Self {
+            pool,
+            idle_timeout,
+            tended: AtomicBool::new(false),
+            given_up: Mutex::default(),
+            inquiry: Mutex::default(),
+        })
     }
 
     pub fn options(&self) -> &PgConnectOptions {
         &self.pool.manager().options
     }
 
-    /// Waits for one that is free, and for a server that is about to be there.
-    pub async fn get(self: &Arc<Self>) -> sqlx::Result<Connection> {
-        self.get_within(ACQUIRE_TIMEOUT).await
-    }
-
-    pub async fn get_within(self: &Arc<Self>, limit: Duration) -> sqlx::Result<Connection> {
-        let deadline = Instant::now() + limit;
+    /// Waits for one that is free, and for a server that lets nobody in for a moment.
+    pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
         let mut failures = 0;
         loop {
-            let object = match timeout_at(deadline, self.pool.get()).await {
-                Ok(object) => object,
-                Err(_) => return Err(sqlx::Error::PoolTimedOut),
+            let error = match self.try_get(deadline).await {
+                Err(error) if error.passes() => error,
+                outcome => return outcome,
             };
-            match object {
-                Ok(object) => return Ok(Connection { object: Some(object), connections: Arc::clone(self) }),
-                Err(PoolError::Backend(error)) if is_starting(&error) => {}
-                Err(PoolError::Backend(error)) => return Err(error),
-                Err(PoolError::Closed) => return Err(sqlx::Error::PoolClosed),
-                Err(_) => return Err(sqlx::Error::PoolTimedOut),
-            }
             if timeout_at(deadline, pause(failures)).await.is_err() {
-                return Err(sqlx::Error::PoolTimedOut);
+                return Err(error);
             }
             failures += 1;
         }
+    }
+
+    /// Waits for one that is free.
+    pub async fn try_get(self: &Arc<Self>, deadline: Instant) -> Result<Connection> {
+        match timeout_at(deadline, self.pool.get()).await {
+            Ok(Ok(object)) => {
+                Ok(Connection { object: Some(object), executing: None, connections: Arc::clone(self) })
+            }
+            Ok(Err(PoolError::Backend(error))) => Err(Error::at_connect(error, &self.server())),
+            Ok(Err(PoolError::Closed)) => Err(Error::Closed),
+            // The pool tells that it waited, not what for.
+            Ok(Err(_)) | Err(_) => match self.inquire(Instant::now().checked_sub(FRESH)).await {
+                Ok(_) => Err(Error::Unavailable(format!(
+                    "all {} connections stayed busy (WORKFLOW_POSTGRES_MAX_POOL_SIZE)",
+                    self.pool.status().max_size
+                ))),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn server(&self) -> String {
+        format!("{}:{}", self.options().get_host(), self.options().get_port())
+    }
+
+    /// Asks the server, over one connection beside the pool's, what became of the statements that were given
+    /// up, and ends them. All that ask share what was begun after `since`.
+    async fn inquire(self: &Arc<Self>, since: Option<Instant>) -> Result<Arc<Vec<Backend>>> {
+        loop {
+            let (outcome, fresh) = {
+                let mut inquiry = self.inquiry.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*inquiry {
+                    Some(Inquiry { began, outcome })
+                        if since.is_none_or(|since| *began >= since) || outcome.peek().is_none() =>
+                    {
+                        (outcome.clone(), since.is_none_or(|since| *began >= since))
+                    }
+                    _ => {
+                        let connections = Arc::clone(self);
+                        let looking = tokio::spawn(async move {
+                            tasks::caught("A look at the server", connections.look()).await?
+                        });
+                        let outcome = looking
+                            .map(|outcome| outcome.unwrap_or_else(|_| tasks::unanswered()))
+                            .boxed()
+                            .shared();
+                        *inquiry = Some(Inquiry { began: Instant::now(), outcome: outcome.clone() });
+                        (outcome, true)
+                    }
+                }
+            };
+            let outcome = outcome.await;
+            if fresh {
+                return outcome;
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Arc<Vec<Backend>>> {
+        let looking = async {
+            let mut connection = PgConnection::connect_with(self.options()).await?;
+            let given_up = self.given_up().clone();
+            let mut backends = Vec::new();
+            if !given_up.is_empty() {
+                let mut transaction = connection.begin().await?;
+                let query = unprepared(END_STATEMENTS)
+                    .bind(given_up.iter().map(|statement| statement.backend.pid).collect::<Vec<_>>())
+                    .bind(given_up.iter().map(|statement| statement.backend.started).collect::<Vec<_>>())
+                    .bind(given_up.iter().map(|statement| statement.text.to_string()).collect::<Vec<_>>())
+                    .bind(self.pool.manager().sessions);
+                for row in query.fetch_all(&mut *transaction).await? {
+                    let process = Process { pid: row.try_get(0)?, started: row.try_get(1)? };
+                    backends.push(Backend { process, executes: row.try_get(2)? });
+                }
+                transaction.commit().await?;
+            }
+            connection.close().await?;
+            Ok(Arc::new(backends))
+        };
+        match timeout(CHECK_TIMEOUT, looking).await {
+            Ok(outcome) => outcome.map_err(|error| Error::at_connect(error, &self.server())),
+            Err(_) => Err(Error::unreachable_server(&self.server(), "no answer")),
+        }
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, Vec<Arc<GivenUp>>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the statement has ended in the server. `object` keeps its place in the pool so long.
+    async fn end(self: Arc<Self>, mut object: Object<Opener>, text: Arc<str>) {
+        let statement = Arc::new(GivenUp { backend: object.backend, text });
+        self.given_up().push(Arc::clone(&statement));
+        let began = Instant::now();
+        let mut wait = ASK_FIRST;
+        let mut line = true;
+        while began.elapsed() < LONGEST_ENDING {
+            if line {
+                match timeout(wait, object.connection.ping()).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(sqlx::Error::Database(refusal))) if is_fatal(&*refusal) => break,
+                    // The end of the statement itself.
+                    Ok(Err(sqlx::Error::Database(_))) => continue,
+                    Ok(Err(_)) => line = false,
+                    Err(_) => {}
+                }
+            } else {
+                sleep(wait).await;
+            }
+            wait = (wait * 2).min(ASK_AGAIN);
+            if let Ok(backends) = self.inquire(Some(Instant::now())).await {
+                // Where the line is cut, a server process that executes nothing gets nothing more to execute.
+                let under_way =
+                    |backend: &Backend| backend.process == statement.backend && (line || backend.executes);
+                if !backends.iter().any(under_way) {
+                    break;
+                }
+            }
+        }
+        self.given_up().retain(|other| !Arc::ptr_eq(other, &statement));
+        drop(Object::take(object));
     }
 
     fn tend(self: &Arc<Self>) {
@@ -197,8 +393,25 @@ async fn close_all(resting: Vec<Resting>) {
 }
 
 impl Connection {
+    /// The functions look again after they have waited for a lock, and must then see what was committed.
+    pub fn check_isolation(&self) -> Result<()> {
+        match self.object.as_ref().map(|object| &*object.isolation) {
+            None | Some("read committed") => Ok(()),
+            Some(isolation) => Err(Error::Configuration(format!(
+                "default_transaction_isolation is {isolation:?} for the role or database of WORKFLOW_POSTGRES_URL; this \
+                 World needs \"read committed\": ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+            ))),
+        }
+    }
+
+    /// Until it is given back, the server may be executing this.
+    pub fn executes(&mut self, text: Arc<str>) {
+        self.executing = Some(text);
+    }
+
     /// For others: everything that was asked of it is answered, and no transaction is open.
     pub fn give_back(mut self) {
+        self.executing = None;
         if let Some(mut object) = self.object.take() {
             object.since = Instant::now();
             drop(object);
@@ -206,15 +419,44 @@ impl Connection {
         }
     }
 
+    /// Closes it: everything that was asked of it is answered, but no other statement shall follow.
+    pub fn close(mut self) {
+        self.executing = None;
+    }
+
     /// It did not answer in time.
     pub fn kept_silent(&self) {
         self.connections.pool.manager().silent.note();
+    }
+
+    /// Ends its statement. Returns when that has ended in the server, or after `limit`.
+    pub async fn end(mut self, limit: Duration) {
+        if let Some(ended) = self.start_ending() {
+            let _ = timeout(limit, ended).await;
+        }
+    }
+
+    fn start_ending(&mut self) -> Option<oneshot::Receiver<()>> {
+        let object = self.object.take()?;
+        // At the end of the process there may be no runtime any more.
+        let (Some(text), Ok(runtime)) = (self.executing.take(), Handle::try_current()) else {
+            drop(Object::take(object));
+            return None;
+        };
+        let (done, ended) = oneshot::channel();
+        let ending = Arc::clone(&self.connections).end(object, text);
+        runtime.spawn(async move {
+            // After a panic, which is reported, the connection is closed as well.
+            let _ = tasks::caught("The end of a statement", ending).await;
+            let _ = done.send(());
+        });
+        Some(ended)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        drop(self.object.take().map(Object::take));
+        drop(self.start_ending());
     }
 }
 
@@ -235,14 +477,26 @@ impl DerefMut for Connection {
     }
 }
 
-/// Whether the server is about to take connections: nobody listens yet, or it says so itself.
-fn is_starting(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(refusal) => refusal.code().as_deref() == Some("57P03"),
-        _ => false,
-    }
-}
+/// The process, and what its transactions begin with.
+const INTRODUCTION: &str = "
+    SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint, current_setting('transaction_isolation')
+    FROM pg_stat_get_activity(pg_backend_pid())";
+
+/// Ends the statements $3, which were sent to the processes $1 that were started at $2, and returns the processes
+/// that still live. Behind a pooler nobody knows its process: one that waits for a lock is recognised by its
+/// text, once it has waited longer than any sender does.
+const END_STATEMENTS: &str = "
+    SELECT a.pid, g.started, COALESCE(a.state = 'active' AND starts_with(g.text, NULLIF(a.query, '')), true),
+           CASE
+             WHEN a.state = 'active' AND starts_with(g.text, NULLIF(a.query, '')) THEN
+               CASE WHEN a.query_start < clock_timestamp() - interval '1 s' THEN pg_cancel_backend(a.pid) END
+             WHEN $4 AND a.state <> 'active' THEN pg_terminate_backend(a.pid)
+           END
+    FROM unnest($1::int[], $2::bigint[], $3::text[]) AS g(pid, started, text)
+    JOIN pg_stat_activity a ON a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
+     AND (a.pid = g.pid AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = g.started
+          OR a.wait_event_type = 'Lock' AND a.query_start < clock_timestamp() - interval '9 s'
+             AND starts_with(g.text, NULLIF(a.query, '')))";
 
 #[cfg(test)]
 mod tests;

@@ -112,8 +112,8 @@ pub async fn migrate(database: &Database) -> Result<Report> {
 /// For `start()`: whether this database is ours and of this version.
 pub async fn check(database: &Database) -> Result<()> {
     let mut connection = database.acquire().await?;
+    connection.check_isolation()?;
     let mut transaction = connection.begin().await?;
-    check_isolation(&mut transaction).await?;
     let found = inspect(&mut transaction, database).await?;
     transaction.commit().await?;
     connection.give_back();
@@ -132,20 +132,6 @@ pub async fn check(database: &Database) -> Result<()> {
             Err(Error::NotSetUp(not_set_up(&format!("schema \"{}\" does not exist", database.config.schema))))
         }
     }
-}
-
-/// The functions look again after they have waited for a lock, and must then see what was committed.
-async fn check_isolation(connection: &mut PgConnection) -> Result<()> {
-    let row =
-        unprepared("SELECT current_setting('default_transaction_isolation')").fetch_one(connection).await?;
-    let isolation: String = row.try_get(0)?;
-    if isolation == "read committed" {
-        return Ok(());
-    }
-    Err(Error::Configuration(format!(
-        "default_transaction_isolation is {isolation:?} for the role or database of WORKFLOW_POSTGRES_URL; this World \
-         needs \"read committed\": ALTER ROLE … SET default_transaction_isolation = 'read committed'"
-    )))
 }
 
 #[derive(PartialEq, Eq)]

@@ -13,21 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Executor, Row, SqlSafeStr};
-use tokio::time::{Instant, timeout};
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgQueryResult, PgRow, PgSeverity,
+};
+use sqlx::{AssertSqlSafe, Connection as _, Encode, Executor, Postgres, Row, SqlSafeStr, Type};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::DatabaseConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, READ_ONLY, READ_ONLY_SERVER, Result, loses_prepared_statements};
 pub use connections::Connection;
-use connections::{CHECK_TIMEOUT, Connections};
+use connections::Connections;
 use notifications::{Channels, Notifications};
+use patience::{BOUNDED, Limit, patiently};
 
-/// How long PostgreSQL may keep silent before and within an answer. Longer than statements wait for each
-/// other; a connection whose other end is gone without a word would keep silent for a quarter of an hour.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Of the statements that keep leases alive.
-pub const URGENT: Duration = Duration::from_secs(4);
 /// Heartbeats of the queue, and renewals of the steps' leases: neither waits for the other.
 const URGENT_CONNECTIONS: u32 = 2;
 /// Longer than the pause between two heartbeats: connections stay open while leases are held, and are closed
@@ -50,17 +49,31 @@ pub struct Database {
 #[derive(Clone)]
 pub struct Statement(Arc<str>);
 
-pub type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+type Prepared = sqlx::query::Query<'static, Postgres, PgArguments>;
+
+/// A statement with its parameters. The server shows its text as long as it executes it.
+pub struct Query {
+    text: Arc<str>,
+    query: Prepared,
+}
+
+impl Query {
+    pub fn bind<T>(self, value: T) -> Self
+    where
+        T: Encode<'static, Postgres> + Type<Postgres> + Send + 'static,
+    {
+        Self { query: self.query.bind(value), ..self }
+    }
+}
 
 impl Database {
     /// Opens nothing: the first statement connects.
     pub fn new(config: DatabaseConfig) -> Result<Self> {
-        let connections = Connections::new(
-            connect_options(&config, &config.url)?,
-            config.max_pool_size,
-            Duration::from_secs(config.idle_timeout_seconds.into()),
-        );
-        let urgent = Connections::new(connections.options().clone(), URGENT_CONNECTIONS, URGENT_IDLE);
+        let options = connect_options(&config, &config.url)?;
+        let idle_timeout = Duration::from_secs(config.idle_timeout_seconds.into());
+        let sessions = config.statement_cache;
+        let connections = Connections::new(options.clone(), config.max_pool_size, idle_timeout, sessions);
+        let urgent = Connections::new(options, URGENT_CONNECTIONS, URGENT_IDLE, sessions);
         let listen_url = config.listen_url.as_deref().unwrap_or(&config.url);
         let notifications = Notifications::new(
             config.listen.then(|| connect_options(&config, listen_url)).transpose()?,
@@ -75,49 +88,40 @@ impl Database {
     }
 
     pub fn query(&self, statement: &Statement) -> Query {
-        sqlx::query(AssertSqlSafe(Arc::clone(&statement.0))).persistent(self.config.statement_cache)
+        let text = Arc::clone(&statement.0);
+        let query = sqlx::query(AssertSqlSafe(Arc::clone(&text))).persistent(self.config.statement_cache);
+        Query { text, query }
     }
 
-    /// A read. Repeated once where the connection turns out to be dead: a read changes nothing.
+    /// A read. Repeated where that may help: a read changes nothing.
     pub async fn fetch_all(&self, query: impl Fn() -> Query) -> Result<Vec<PgRow>> {
-        let first = self.run(&self.connections, query(), SILENCE).await;
-        let result = match first {
-            Err(error) if is_disconnect(&error) => self.run(&self.connections, query(), SILENCE).await,
-            other => other,
-        };
-        self.told(result).await
+        let limit = |limit: Limit| Limit::READ.at_most(limit.total);
+        patiently(BOUNDED, |attempt| self.fetch_once(query(), limit(attempt.limit))).await
     }
 
     /// A write, or anything that must not run twice. Never repeated: its commit may have happened.
-    pub async fn fetch_all_once(&self, query: Query) -> Result<Vec<PgRow>> {
-        self.fetch_all_once_within(query, SILENCE).await
+    pub async fn fetch_once(&self, query: Query, limit: Limit) -> Result<Vec<PgRow>> {
+        self.run(&self.connections, query, limit).await
     }
 
-    pub async fn fetch_all_once_within(&self, query: Query, silence: Duration) -> Result<Vec<PgRow>> {
-        self.told(self.run(&self.connections, query, silence).await).await
-    }
-
-    pub async fn execute_once(&self, query: Query) -> Result<PgQueryResult> {
-        let result = self.execute(&self.connections, query, SILENCE).await;
-        self.told(result).await
+    pub async fn execute_once(&self, query: Query, limit: Limit) -> Result<PgQueryResult> {
+        self.execute(&self.connections, query, limit).await
     }
 
     /// A write that keeps leases alive, on a connection that nothing else uses.
     pub async fn fetch_urgently(&self, query: Query) -> Result<Vec<PgRow>> {
-        let result = self.run(&self.urgent, query, URGENT).await;
-        self.told(result).await
+        self.run(&self.urgent, query, Limit::LEASE).await
     }
 
     /// The same for a write without rows.
     pub async fn execute_urgently(&self, query: Query) -> Result<PgQueryResult> {
-        let result = self.execute(&self.urgent, query, URGENT).await;
-        self.told(result).await
+        self.execute(&self.urgent, query, Limit::LEASE).await
     }
 
     /// For whoever sends more than one statement. It is closed after that, with what is left of a
     /// transaction.
     pub async fn acquire(&self) -> Result<Connection> {
-        self.told(self.connections.get().await).await
+        self.connections.get(Instant::now() + Limit::WRITE.total).await
     }
 
     /// One beside the pool's, which may have a single one.
@@ -125,33 +129,31 @@ impl Database {
         Ok(PgConnection::connect_with(self.connections.options()).await?)
     }
 
-    /// How long a round trip takes.
-    pub async fn ping(&self) -> Result<Duration> {
-        let start = Instant::now();
+    /// How long a round trip takes, and why nothing can be written, if it is so.
+    pub async fn ping(&self) -> Result<(Duration, Option<String>)> {
         let answer = timeout(HEALTH_TIMEOUT, async {
-            let mut connection = self.connections.get().await?;
-            connection.ping().await?;
+            let mut connection = self.connections.get(Instant::now() + HEALTH_TIMEOUT).await?;
+            connection.check_isolation()?;
+            let start = Instant::now();
+            // As plain text: poolers lose prepared statements.
+            let row = connection.fetch_one("SELECT current_setting('transaction_read_only')").await?;
+            let round_trip = start.elapsed();
             connection.give_back();
-            Ok::<_, sqlx::Error>(())
+            let read_only = row.try_get::<String, _>(0)? == "on";
+            Ok((round_trip, read_only.then(|| format!("PostgreSQL takes no writes: {READ_ONLY_SERVER}"))))
         });
-        match answer.await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(Error::Unavailable("no answer within 3 s".to_owned())),
-        }
-        Ok(start.elapsed())
+        answer.await.unwrap_or_else(|_| Err(Error::Unavailable("no answer within 3 s".to_owned())))
     }
 
-    async fn run(
-        &self,
-        connections: &Arc<Connections>,
-        query: Query,
-        silence: Duration,
-    ) -> sqlx::Result<Vec<PgRow>> {
-        self.on_connection(connections, async |connection| {
+    async fn run(&self, connections: &Arc<Connections>, query: Query, limit: Limit) -> Result<Vec<PgRow>> {
+        let Query { text, query } = query;
+        self.on_connection(connections, text, limit, async |connection, deadline| {
             let mut rows = connection.fetch(query);
             let mut all = Vec::new();
-            while let Some(row) = answered(silence, rows.try_next()).await? {
+            let mut deadline = deadline;
+            while let Some(row) = answered(deadline, rows.try_next()).await? {
                 all.push(row);
+                deadline = Instant::now() + limit.silence;
             }
             Ok(all)
         })
@@ -162,10 +164,13 @@ impl Database {
         &self,
         connections: &Arc<Connections>,
         query: Query,
-        silence: Duration,
-    ) -> sqlx::Result<PgQueryResult> {
-        self.on_connection(connections, async |connection| answered(silence, connection.execute(query)).await)
-            .await
+        limit: Limit,
+    ) -> Result<PgQueryResult> {
+        let Query { text, query } = query;
+        self.on_connection(connections, text, limit, async |connection, deadline| {
+            answered(deadline, connection.execute(query)).await
+        })
+        .await
     }
 
     /// A statement is parsed in one exchange and executed in the next. Between two transactions a
@@ -173,64 +178,53 @@ impl Database {
     async fn on_connection<T>(
         &self,
         connections: &Arc<Connections>,
-        statement: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> sqlx::Result<T> {
-        let mut connection = if Arc::ptr_eq(connections, &self.urgent) {
-            match self.urgent.get_within(URGENT).await {
-                // PostgreSQL grants no more connections than the pool has.
-                Err(sqlx::Error::Database(_)) => self.connections.get_within(URGENT).await?,
-                other => other?,
-            }
-        } else {
-            connections.get().await?
-        };
+        text: Arc<str>,
+        limit: Limit,
+        statement: impl AsyncFnOnce(&mut PgConnection, Instant) -> sqlx::Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limit.total;
+        let mut connection = self.connection(connections, deadline).await?;
+        connection.check_isolation()?;
+        connection.executes(text);
+        let deadline = deadline.min(Instant::now() + limit.silence);
         let result = if self.config.statement_cache {
-            statement(&mut connection).await
+            statement(&mut connection, deadline).await
         } else {
             async {
-                let mut transaction = answered(SILENCE, connection.begin()).await?;
-                let result = statement(&mut transaction).await?;
-                answered(SILENCE, transaction.commit()).await?;
+                let mut transaction = answered(deadline, connection.begin()).await?;
+                let result = statement(&mut transaction, deadline).await?;
+                answered(Instant::now() + limit.silence, transaction.commit()).await?;
                 Ok(result)
             }
             .await
         };
         match &result {
-            Err(sqlx::Error::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                connection.kept_silent()
-            }
-            // Refused by the server, which awaits the next statement; but a transaction is not at its end.
-            Err(error @ sqlx::Error::Database(_)) if self.config.statement_cache && !is_useless(error) => {
+            Ok(_) => connection.give_back(),
+            // It awaits the next statement, unless a transaction is not at its end.
+            Err(sqlx::Error::Database(refusal)) if self.config.statement_cache && !is_useless(&**refusal) => {
                 connection.give_back();
             }
-            Err(_) => {}
-            Ok(_) => connection.give_back(),
+            Err(sqlx::Error::Database(_)) => connection.close(),
+            // The answer is lost, or late: the statement may be under way.
+            Err(error) => {
+                if matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut) {
+                    connection.kept_silent();
+                }
+                connection.end(limit.ending).await;
+            }
         }
-        result
+        Ok(result?)
     }
 
-    /// The pool tells that it waited, not what for: one direct attempt does.
-    async fn told<T>(&self, result: sqlx::Result<T>) -> Result<T> {
-        match result {
-            Err(sqlx::Error::PoolTimedOut) => {}
-            other => return Ok(other?),
+    async fn connection(&self, connections: &Arc<Connections>, deadline: Instant) -> Result<Connection> {
+        if !Arc::ptr_eq(connections, &self.urgent) {
+            return connections.get(deadline).await;
         }
-        let options = self.connections.options();
-        let reason = match timeout(CHECK_TIMEOUT, PgConnection::connect_with(options)).await {
-            Ok(Ok(_)) => {
-                return Err(Error::Unavailable(format!(
-                    "all {} connections stayed busy (WORKFLOW_POSTGRES_MAX_POOL_SIZE)",
-                    self.config.max_pool_size
-                )));
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        Err(Error::Unavailable(format!(
-            "{}:{}: {reason}. Does it run, and is WORKFLOW_POSTGRES_URL right?",
-            options.get_host(),
-            options.get_port()
-        )))
+        match self.urgent.try_get(deadline).await {
+            // PostgreSQL grants no more connections than the pool has.
+            Err(error) if error.passes() => self.connections.get(deadline).await,
+            outcome => outcome,
+        }
     }
 
     pub async fn close(&self) {
@@ -239,15 +233,16 @@ impl Database {
     }
 }
 
-async fn answered<T>(silence: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    timeout(silence, answer).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {} s", silence.as_secs());
+async fn answered<T>(deadline: Instant, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let begin = Instant::now();
+    timeout_at(deadline, answer).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {:.1} s", begin.elapsed().as_secs_f64());
         Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)))
     })
 }
 
 /// A statement that is not kept by name: it runs once, and a pooler may not know it the next time.
-fn unprepared(sql: impl SqlSafeStr) -> Query {
+fn unprepared(sql: impl SqlSafeStr) -> Prepared {
     sqlx::query(sql).persistent(false)
 }
 
@@ -260,20 +255,21 @@ async fn schema_exists(connection: &mut PgConnection, schema: &str) -> Result<bo
     Ok(row.try_get(0)?)
 }
 
-/// Whether no other statement will do any better on the same connection. After a failover it may lead to a
-/// server that takes no writes any more.
-fn is_useless(error: &sqlx::Error) -> bool {
-    const READ_ONLY: &str = "25006";
-    let code = error.as_database_error().and_then(|refusal| refusal.code());
-    is_disconnect(error) || code.is_some_and(|code| code == READ_ONLY)
+/// Whether the server has closed the connection.
+fn is_fatal(refusal: &dyn DatabaseError) -> bool {
+    refusal
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_none_or(|refusal| matches!(refusal.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-fn is_disconnect(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_))
-        || error
-            .as_database_error()
-            .and_then(|refusal| refusal.code())
-            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+/// Whether no other statement will do any better on the same connection: it is closed, a failover has made it
+/// read-only, or its prepared statements are gone or outdated.
+fn is_useless(refusal: &dyn DatabaseError) -> bool {
+    const OUTDATED_PLAN: &str = "0A000";
+    let code = refusal.code().unwrap_or_default();
+    is_fatal(refusal)
+        || [READ_ONLY, OUTDATED_PLAN].contains(&&*code)
+        || loses_prepared_statements(&code, refusal.message())
 }
 
 fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOptions> {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::connections::Connections;
+use crate::error::{Error, Result};
 use crate::tasks;
 
 const CONNECT_TIMEOUT: Duration = seconds(5);
@@ -245,7 +246,7 @@ enum End {
     Lost,
     /// Connected, but notifications do not arrive.
     Deaf,
-    Failed(sqlx::Error),
+    Failed(Error),
 }
 
 impl Listener {
@@ -352,12 +353,12 @@ impl Listener {
     }
 
     /// `None` where notifications do not arrive.
-    async fn connect(&self, pool: &PgPool) -> sqlx::Result<Option<PgListener>> {
+    async fn connect(&self, pool: &PgPool) -> Result<Option<PgListener>> {
         // As plain text, all of it: poolers lose prepared statements.
         let mut listener = in_time(PgListener::connect_with(pool)).await?;
         // Reconnecting is the loop's in `run`: it also has to wake everybody.
         listener.eager_reconnect(false);
-        let mut sender = self.sender.get().await?;
+        let mut sender = self.sender.get(Instant::now() + CONNECT_TIMEOUT).await?;
         if in_time(backend(&mut listener)).await? == backend(&mut *sender).await? {
             return Ok(None);
         }
@@ -371,12 +372,12 @@ impl Listener {
             Ok(_) => sender.give_back(),
             // The answer was the notification: the sender was given the listener's server.
             Err(sqlx::Error::Protocol(_)) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         match timeout(PROBE_TIMEOUT, listener.try_recv()).await {
             Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => return Err(sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(Err(error)) => return Err(error),
+            Ok(Ok(None)) => return Err(sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into()).into()),
+            Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Ok(None),
         }
         in_time(listener.listen_all([&*self.channels.streams, &*self.channels.queue])).await?;

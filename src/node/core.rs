@@ -130,8 +130,8 @@ impl Core {
         migrations::check(&self.database).await.map_err(to_js)
     }
 
-    /// JSON of `{roundTripMs, notifications}`, with `error` instead where PostgreSQL does not answer, and with
-    /// `problem` where something else is wrong.
+    /// JSON of `{reachable, roundTripMs, error, notifications}`, with an `error` where nothing can be written, and
+    /// with a `problem` where something else is wrong.
     #[napi]
     pub async fn health(&self) -> napi::Result<String> {
         let round_trip = self.database.ping().await;
@@ -140,13 +140,17 @@ impl Core {
             all if all.subscriptions() > 0 => "polling",
             _ => "idle",
         };
-        let mut health = match round_trip {
-            Ok(round_trip) => {
-                let round_trip_ms = (round_trip.as_secs_f64() * 10_000.0).round() / 10.0;
-                json!({"roundTripMs": round_trip_ms, "notifications": notifications})
+        let mut health = json!({"reachable": round_trip.is_ok(), "notifications": notifications});
+        let error = match round_trip {
+            Ok((round_trip, trouble)) => {
+                health["roundTripMs"] = json!((round_trip.as_secs_f64() * 10_000.0).round() / 10.0);
+                trouble
             }
-            Err(error) => json!({"error": error.to_string(), "notifications": notifications}),
+            Err(error) => Some(error.to_string()),
         };
+        if let Some(error) = error {
+            health["error"] = json!(error);
+        }
         if let Some(age) = self.storage.leases.overdue() {
             let age = age.as_secs_f64();
             health["problem"] = format!("The leases of running steps were not renewed for {age:.1} s").into();

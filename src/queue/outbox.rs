@@ -39,12 +39,20 @@ impl<T, R> Outbox<T, R> {
     /// What a lane sends next; with nothing left the lane has ended.
     pub fn next(&self) -> Option<Vec<Waiting<T, R>>> {
         let mut state = self.state();
-        let count = state.waiting.len().min(self.batch);
-        if count == 0 {
+        let mut batch = Vec::new();
+        while batch.len() < self.batch
+            && let Some(waiting) = state.waiting.pop_front()
+        {
+            // Its sender has stopped waiting, and was told that it was not sent.
+            if !waiting.1.is_closed() {
+                batch.push(waiting);
+            }
+        }
+        if batch.is_empty() {
             state.lanes.leave();
             return None;
         }
-        Some(state.waiting.drain(..count).collect())
+        Some(batch)
     }
 
     /// Sends a batch. `more` starts another lane, where this takes long and there is something to send.

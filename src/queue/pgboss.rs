@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::outbox::Outbox;
 pub use super::store::{Depth, check, setup};
@@ -12,7 +12,8 @@ use super::worker::{Health, Worker};
 use super::{Deliver, Log, Message};
 use crate::config::QueueConfig;
 use crate::database::Database;
-use crate::error::Result;
+use crate::database::patience::LONGEST_CALL;
+use crate::error::{Error, Result};
 use crate::tasks;
 
 const BATCH: usize = 100;
@@ -43,7 +44,10 @@ impl PgBossQueue {
         if lane {
             self.start_lane();
         }
-        answer.await.unwrap_or_else(|_| tasks::unanswered()).map(Some)
+        let Ok(answer) = timeout(LONGEST_CALL, answer).await else {
+            return Err(Error::Unavailable("no answer within 10 s".to_owned()));
+        };
+        answer.unwrap_or_else(|_| tasks::unanswered()).map(Some)
     }
 
     /// Starts delivering. Does nothing where deliveries run already.

@@ -10,8 +10,8 @@ use sqlx::postgres::PgRow;
 use super::timing::{LEASE, LONGEST_DELAY, RESCUE_PAGE, RESCUE_QUIET, SWEEP, millis};
 use super::{Kind, Message};
 use crate::config::QueueConfig;
-use crate::database::patience::{BOUNDED, patiently};
-use crate::database::{Database, Statement, URGENT};
+use crate::database::patience::{BOUNDED, Limit, Try, patiently};
+use crate::database::{Database, Statement};
 use crate::error::{Error, Result, not_set_up};
 use crate::ids::new_request_id;
 
@@ -244,7 +244,7 @@ impl Store {
     /// come back.
     pub async fn push(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
         let request = new_request_id();
-        let rows = patiently(BOUNDED, |tries| self.push_once(pushes, request, tries)).await?;
+        let rows = patiently(BOUNDED, |attempt| self.push_once(pushes, request, attempt)).await?;
         rows.iter()
             .map(|row| {
                 let call = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);
@@ -264,8 +264,13 @@ impl Store {
             .collect()
     }
 
-    /// After the first of the `tries` the messages may be there already.
-    async fn push_once(&self, pushes: &[Push], request: i64, tries: i32) -> Result<Vec<PgRow>> {
+    /// After an earlier try the messages may be there already.
+    async fn push_once(
+        &self,
+        pushes: &[Push],
+        request: i64,
+        Try { earlier, limit }: Try,
+    ) -> Result<Vec<PgRow>> {
         let query = self
             .database
             .query(&self.push)
@@ -287,8 +292,8 @@ impl Store {
             .bind(pushes.iter().map(|push| push.quiet).collect::<Vec<_>>())
             .bind(pushes.iter().any(|push| push.durable))
             .bind(request)
-            .bind(tries);
-        self.database.fetch_all_once(query).await
+            .bind(earlier);
+        self.database.fetch_once(query, limit).await
     }
 
     /// Settles, and claims as asked.
@@ -320,7 +325,7 @@ impl Store {
             .bind(asked[0].since)
             .bind(asked[1].since);
         let mut turn = Turn::default();
-        for row in self.database.fetch_all_once_within(query, URGENT).await? {
+        for row in self.database.fetch_once(query, Limit::TURN).await? {
             let kind = self.queues.kind(row.try_get(1)?);
             let claim = |row: &PgRow| -> Result<Claim> {
                 Ok(Claim { kind, job_id: row.try_get(2)?, at: row.try_get(3)? })
@@ -369,7 +374,7 @@ impl Store {
             .bind(release)
             .bind(own.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>());
         let mut sweep = Sweep::default();
-        for row in self.database.fetch_all_once_within(query, URGENT).await? {
+        for row in self.database.fetch_once(query, Limit::TURN).await? {
             let kind = row.try_get::<Option<&str>, _>(1)?.map_or(Kind::Flow, |name| self.queues.kind(name));
             let number: i64 = row.try_get(2)?;
             match row.try_get(0)? {
@@ -394,7 +399,7 @@ impl Store {
             .bind(after.to_owned())
             .bind(RESCUE_PAGE);
         let (mut stranded, mut next) = (Vec::new(), None);
-        for row in self.database.fetch_all_once(query).await? {
+        for row in self.database.fetch_once(query, Limit::WRITE).await? {
             let run_id: Option<String> = row.try_get(0)?;
             match (run_id, row.try_get(1)?) {
                 (Some(run_id), Some(workflow)) => {
@@ -412,14 +417,14 @@ impl Store {
             .query(&self.rescued)
             .bind(runs.iter().map(|run| run.run_id.clone()).collect::<Vec<_>>())
             .bind(runs.iter().map(|run| run.slot).collect::<Vec<_>>());
-        self.database.execute_once(query).await?;
+        self.database.execute_once(query, Limit::WRITE).await?;
         Ok(())
     }
 
     pub async fn purge(&self) -> Result<u64> {
         let query =
             self.database.query(&self.purge).bind(self.queues.flows.clone()).bind(self.queues.steps.clone());
-        Ok(self.database.execute_once(query).await?.rows_affected())
+        Ok(self.database.execute_once(query, Limit::WRITE).await?.rows_affected())
     }
 
     /// How long the job that has waited longest has been due.
@@ -489,7 +494,7 @@ pub async fn setup(database: &Database, config: &QueueConfig) -> Result<Vec<Stri
         .bind(queues.steps)
         .bind(Queues::options(Kind::Flow))
         .bind(Queues::options(Kind::Step));
-    database.fetch_all_once(query).await?;
+    database.fetch_once(query, Limit::WRITE).await?;
     check(database, config).await?;
     Ok(names)
 }

@@ -15,11 +15,12 @@ use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use super::leases::{Lease, lease_ms};
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
 use crate::database::lanes::{Lanes, carry_out};
-use crate::database::patience::{BOUNDED, Patience, UNBOUNDED, pause};
+use crate::database::patience::{BOUNDED, Limit, Patience, UNBOUNDED, pause};
 use crate::database::{Database, Statement};
 use crate::error::{Error, Result, SPEC_VERSION};
 use crate::ids::{EventIds, check_id, check_new_run_id, check_token, new_run_id};
@@ -169,12 +170,14 @@ pub struct Appender {
 struct Queue {
     waiting: VecDeque<Call>,
     writers: Lanes,
+    /// Why calls were not answered last.
+    trouble: Option<Error>,
 }
 
 impl Appender {
     pub fn new(database: Arc<Database>, job_prefix: String) -> Arc<Self> {
         let statement = database.render(include_str!("sql/append_events.sql"));
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), writers: Lanes::new(1) });
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), writers: Lanes::new(1), trouble: None });
         Arc::new(Self { database, statement, job_prefix, queue })
     }
 
@@ -192,7 +195,15 @@ impl Appender {
         if start_writer {
             self.start_writer();
         }
-        answered.await.unwrap_or_else(|_| tasks::unanswered())
+        let answer = async { answered.await.unwrap_or_else(|_| tasks::unanswered()) };
+        match patience.end() {
+            None => answer.await,
+            // It may be waiting for its turn: what has not been sent by now is not sent any more.
+            Some(end) => timeout_at(end, answer).await.unwrap_or_else(|_| {
+                let trouble = self.queue().trouble.clone();
+                Err(trouble.unwrap_or_else(|| Error::Unavailable("no answer within 10 s".to_owned())))
+            }),
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -218,6 +229,9 @@ impl Appender {
             };
             let lanes = |change: &dyn Fn(&mut Lanes)| change(&mut self.queue().writers);
             if carry_out(self.write_batch(batch), lanes, || self.write_beside()).await {
+                if failures > 0 {
+                    self.queue().trouble = None;
+                }
                 failures = 0;
             } else {
                 pause(failures).await;
@@ -245,14 +259,21 @@ impl Appender {
                 }
                 true
             }
-            Err(Error::Database(_) | Error::Contention(_) | Error::Invalid(_)) if batch.len() > 1 => {
+            Err(Error::Database(_) | Error::Contention(_) | Error::Invalid(_) | Error::Refused(_))
+                if batch.len() > 1 =>
+            {
                 // PostgreSQL refused the statement as a whole and wrote nothing; the refusal is for
                 // the one call that caused it.
                 let mut answered = true;
-                for call in batch {
+                let mut calls = batch.into_iter();
+                while let Some(call) = calls.next() {
                     match self.execute(std::slice::from_ref(&call)).await {
                         Ok(replies) => {
                             let _ = call.answer.send(first(replies));
+                        }
+                        Err(error @ Error::Unavailable(_)) => {
+                            let rest = std::iter::once(call).chain(calls).collect();
+                            return self.fail(rest, &error) && answered;
                         }
                         Err(error) => answered &= self.fail(vec![call], &error),
                     }
@@ -271,6 +292,7 @@ impl Appender {
         let answered = patient.is_empty();
         {
             let mut queue = self.queue();
+            queue.trouble = Some(error.clone());
             if matches!(error, Error::Unavailable(_)) {
                 let waiting = std::mem::take(&mut queue.waiting);
                 let (patient, late): (Vec<_>, Vec<_>) =
@@ -289,6 +311,8 @@ impl Appender {
     }
 
     async fn execute(&self, calls: &[Call]) -> Result<Vec<Result<Reply>>> {
+        let waits = calls.iter().any(|call| call.patience.end().is_none());
+        let limit = if waits { Limit::OUTCOME } else { Limit::WRITE };
         fn column<T>(calls: &[Call], of: impl Fn(&Append) -> T) -> Vec<T> {
             calls.iter().map(|call| of(&call.append)).collect()
         }
@@ -314,7 +338,7 @@ impl Appender {
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
             .bind(calls.iter().map(|call| call.tries).collect::<Vec<_>>())
             .bind(self.job_prefix.clone());
-        let rows = self.database.fetch_all_once(query).await?;
+        let rows = self.database.fetch_once(query, limit).await?;
         let mut rows = rows.as_slice();
         calls.iter().map(|call| Ok(take_reply(call, &mut rows))).collect()
     }
@@ -336,6 +360,10 @@ fn next_batch(waiting: &mut VecDeque<Call>) -> Vec<Call> {
     let mut batch: Vec<Call> = Vec::new();
     let mut bytes = 0;
     while let Some(call) = waiting.front() {
+        if call.answer.is_closed() {
+            waiting.pop_front();
+            continue;
+        }
         bytes += call.append.bytes();
         if let Some(first) = batch.first() {
             let full = batch.len() == MAX_BATCH_CALLS || bytes > MAX_BATCH_BYTES;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Chunk, Page, Shared};
 use crate::database::notifications::Subscription;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Bounds of one read, hence of the memory that a reader holds.
 const MAX_CHUNKS: i64 = 256;
@@ -99,7 +99,7 @@ impl StreamReader {
         let mut pause = RETRY_FIRST;
         loop {
             match self.shared.page(&self.name, start, MAX_CHUNKS, MAX_BYTES).await {
-                Err(Error::Unavailable(_)) if since.elapsed() < OUTAGE_MAX => {
+                Err(error) if error.passes() && since.elapsed() < OUTAGE_MAX => {
                     sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }

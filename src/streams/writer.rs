@@ -90,7 +90,7 @@ impl Shared {
             batch[..effective].iter_mut().flat_map(|write| std::mem::take(&mut write.chunks)).collect();
         let request = new_request_id();
         // Who writes is a step: refused, it would run again.
-        let written = patiently(UNBOUNDED, |tries| {
+        let written = patiently(UNBOUNDED, |attempt| {
             let query = self
                 .database
                 .query(&self.append)
@@ -100,8 +100,8 @@ impl Shared {
                 .bind(closing.is_some())
                 .bind(self.database.notifications.channels().streams.clone())
                 .bind(request)
-                .bind(tries);
-            self.database.execute_once(query)
+                .bind(attempt.earlier);
+            self.database.execute_once(query, attempt.limit)
         });
         written.await.map(drop)
     }

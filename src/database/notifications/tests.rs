@@ -27,7 +27,7 @@ impl Fixture {
         let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(options());
         let notifications = Notifications::new(
             Some(listen.application_name(&application)),
-            Connections::new(options(), 2, Duration::from_secs(60)),
+            Connections::new(options(), 2, Duration::from_secs(60), true),
             Channels::of(&application, &application),
         );
         let warnings = Arc::new(AtomicUsize::new(0));

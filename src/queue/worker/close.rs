@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Worker;
+use crate::database::patience::Limit;
 use crate::queue::Level;
 use crate::queue::store::Action;
 
@@ -45,7 +46,7 @@ impl Worker {
             .bind(database.notifications.channels().queue.clone())
             .bind(queues.flows.clone())
             .bind(queues.steps.clone());
-        let _ = timeout(GIVE_BACK, database.execute_once(announce)).await;
+        let _ = timeout(GIVE_BACK, database.execute_once(announce, Limit::WRITE)).await;
     }
 
     fn give_back(&self) {
