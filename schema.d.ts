@@ -28,6 +28,8 @@ interface RunRow {
   outputSlot: number | null;
   jobPrefix: string;
   rescuedSlot: number | null;
+  /** Until then external events of the run wait for a replay. */
+  heldUntil: Date | null;
   createdAt: Date;
   updatedAt: Date;
   startedAt: Date | null;

@@ -1,6 +1,7 @@
 import { describe, invalid, messageOf, worldError } from './errors.js';
 import { execute } from './executions.js';
 import { decodeBody, parseQueueName } from './messages.js';
+import { replay } from './replays.js';
 
 const TOKEN_HEADER = 'x-workflow-secret';
 /** Set by the proxies that deliver for a queue that is not ours. */
@@ -75,7 +76,7 @@ export function createQueueHandlerFactory(authenticate) {
       }
       try {
         const result = await sender.execute(delivery, (message, meta) =>
-          execute(message, () => handler(message, meta)),
+          execute(message, () => replay(() => handler(message, meta))),
         );
         const timeoutSeconds = waitOf(result);
         return answer(timeoutSeconds === undefined ? { ok: true } : { timeoutSeconds });

@@ -1,7 +1,7 @@
 import { call } from './errors.js';
 import { bytesOf, decodeEntity, decodeEvent, decodeWithPayloads, encodeEvent } from './events.js';
-import { appendLeased } from './executions.js';
 import { asking, optionalInteger, optionalString, reading, string } from './input.js';
+import { appendReplayed, endsHold } from './replays.js';
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
@@ -58,8 +58,10 @@ export function createStorage(core) {
       async create(runId, event, params) {
         const all = reading(() => withPayloads(params));
         const request = reading(() => encodeEvent(runId, event, params));
-        const reply = await ask((core) => appendLeased(core, request));
-        return eventResult(request, reply, all);
+        const reply = await ask((core) => appendReplayed(core, request));
+        const answer = JSON.parse(reply.json);
+        if (answer.holds) endsHold(core(), answer.runId);
+        return eventResult(request, reply, answer, all);
       },
       /** @param {string} runId @param {string} eventId @param {ReadParams} [params] */
       async get(runId, eventId, params) {
@@ -127,10 +129,11 @@ function hook(reply) {
 /**
  * @param {AppendRequest} request
  * @param {NodeReply} reply
+ * @param {any} answer the JSON of the reply
  * @param {boolean} all
  */
-function eventResult(request, reply, all) {
-  const { runId, event: out, entity: json, input, inputData, log = [] } = JSON.parse(reply.json);
+function eventResult(request, reply, answer, all) {
+  const { runId, event: out, entity: json, input, inputData, log = [] } = answer;
   const events = log.map((/** @type {any} */ item) => eventOf(runId, item, reply, true));
   const event = out && appendedEvent(runId, out, request, all);
   const entity = json && decodeEntity(json);

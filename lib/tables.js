@@ -38,6 +38,7 @@ export function tables(
     outputSlot: integer('output_slot'),
     jobPrefix: text('job_prefix').notNull(),
     rescuedSlot: integer('rescued_slot'),
+    heldUntil: time('held_until'),
     createdAt: time('created_at').notNull(),
     updatedAt: time('updated_at').notNull(),
     startedAt: time('started_at'),

@@ -24,6 +24,8 @@ CREATE TABLE :"schema".workflow_runs (
   job_prefix        text NOT NULL,
   -- The last slot at which the sweep woke this run: a run that is parked is woken once.
   rescued_slot      integer,
+  -- Until then external events wait: a replay was refused because of one, and the next is to come through.
+  held_until        timestamptz,
   created_at        timestamptz NOT NULL,
   updated_at        timestamptz NOT NULL,
   started_at        timestamptz,
@@ -54,7 +56,8 @@ CREATE TABLE :"schema".workflow_events (
   -- with the connection, is recognised.
   request_id     bigint,
   spec_version   integer,
-  -- hook_received and step_completed that did not come out of a replay: the 412 guard looks for them.
+  -- What a replay waits for and did not write itself: the payloads of hooks, the ends of steps, sleeps that
+  -- were cut short. The 412 guard looks for them.
   external       boolean NOT NULL DEFAULT false,
   data           text,
   payload        bytea,

@@ -25,6 +25,15 @@ pub enum Error {
     /// `PreconditionFailedError`, status 412: the caller's snapshot of the log is stale.
     #[error("An event was recorded after the snapshot that this {event_type} was made from")]
     PreconditionFailed { event_type: String },
+    /// `PreconditionFailedError`, status 412, with `lost`: the caller's snapshot is of events that are gone.
+    #[error(
+        "The log ends before the snapshot that this {event_type} was made from: PostgreSQL has lost its end, as a \
+         failover to an asynchronous standby can"
+    )]
+    LogLost { event_type: String },
+    /// Never leaves the storage: the event has to wait for a replay of its run, and the call is made again.
+    #[error("The event waits for a replay of its run")]
+    HeldBack,
     /// `RunNotSupportedError`: the run was made for a newer spec version than this World's.
     #[error("Run requires spec version {run}, but this World supports up to {world}")]
     RunNotSupported { run: i64, world: i64 },
@@ -97,6 +106,8 @@ impl Error {
                 json!({"name": "TooEarlyError", "status": 425, "retryAfter": retry_after_seconds})
             }
             Self::PreconditionFailed { .. } => json!({"name": "PreconditionFailedError", "status": 412}),
+            Self::LogLost { .. } => json!({"name": "PreconditionFailedError", "status": 412, "lost": true}),
+            Self::HeldBack => json!({"name": "WorkflowWorldError", "status": 503, "code": "CONTENTION"}),
             Self::RunNotSupported { run, world } => {
                 json!({"name": "RunNotSupportedError", "runSpecVersion": run, "worldSpecVersion": world})
             }

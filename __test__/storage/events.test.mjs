@@ -819,11 +819,15 @@ describe('the guard of stateUpdatedAt', () => {
       const runId = await runningRun(world);
       const { hookId, token } = await liveHook(world, runId);
       const stepId = await runningStep(world, runId);
+      const { waitId } = await openWait(world, runId);
       const seen = snapshotOf(await lastOf(runId));
-      const external =
-        round % 2 === 0
-          ? event('hook_received', hookId, { token, payload: bytes('p') })
-          : event('step_completed', stepId, { result: bytes('r') });
+      const external = [
+        event('hook_received', hookId, { token, payload: bytes('p') }),
+        event('step_completed', stepId, { result: bytes('r') }),
+        event('step_failed', stepId, { stepName: 's', error: 'e' }),
+        // A sleep that was cut short from outside.
+        event('wait_completed', waitId),
+      ][round % 4];
       const { event: marker } = await events.create(runId, external);
       for (const write of [
         stepCreated(`step_${ulid()}`),
@@ -854,6 +858,41 @@ describe('the guard of stateUpdatedAt', () => {
     await events.create(runId, event('wait_completed', waitId, { resumeAt }), seen);
     await events.create(runId, stepCreated(`step_${ulid()}`), seen);
     await events.create(runId, ENDS.completed, seen);
+  });
+
+  test('refuses a write of a replay that has seen what the log has lost', async () => {
+    const runId = await runningRun(world);
+    const { waitId, resumeAt } = await openWait(world, runId);
+    const stepId = await runningStep(world, runId);
+    const left = await lastOf(runId);
+    const done = event('step_completed', stepId, { result: bytes('r') });
+    const { event: lost } = await events.create(runId, done);
+    // As on a standby that was promoted before it got the end of the log.
+    const { pool, schema } = database;
+    await pool.query(`DELETE FROM ${schema}.workflow_events WHERE run_id = $1 AND slot > 5`, [
+      runId,
+    ]);
+    await pool.query(
+      `UPDATE ${schema}.workflow_steps SET status = 'running', output_slot = NULL, completed_at = NULL
+       WHERE run_id = $1`,
+      [runId],
+    );
+    for (const write of [
+      stepCreated(`step_${ulid()}`),
+      event('wait_created', `wait_${ulid()}`, { resumeAt }),
+      event('wait_completed', waitId, { resumeAt }),
+      event('hook_created', `hook_${ulid()}`, { token: ulid() }),
+      ENDS.completed,
+    ]) {
+      const error = await refusal(events.create(runId, write, snapshotOf(lost)));
+      assert.deepEqual([error.name, error.status], ['PreconditionFailedError', 412]);
+      assert.match(error.message, /asynchronous standby/);
+    }
+    assert.equal((await lastOf(runId)).eventId, left.eventId);
+    await events.create(runId, stepCreated(`step_${ulid()}`), snapshotOf(left));
+    // What was executed before is not lost with the log.
+    await events.create(runId, done);
+    await events.create(runId, ENDS.completed, snapshotOf(await lastOf(runId)));
   });
 
   test('does not stand in the way of those who send no snapshot', async () => {

@@ -19,10 +19,17 @@
 --   too_early            the step may start again in `entity` (JSON) seconds, or another process runs it,
 --                        whose lease ends by then unless it is renewed
 --   precondition_failed  an external event came after the snapshot of the caller
+--   log_lost             the snapshot of the caller is newer than the log, which has lost its end
+--   held_back            an external event that has to wait for a replay: the call is to be made again
 --   run_not_supported    the run was made for a newer spec version, named by `entity`
 --   legacy_unsupported   the event cannot be appended to a run of spec version 1
 -- `entity` is the entity after the event. Rows of outcome 'log' are the whole log of a run that
--- run_started returns. step_started returns the step's input as `payload` and `data`.
+-- run_started returns. step_started returns the step's input as `payload` and `data`. run_started returns
+-- the `data` 'true' where external events wait until its replay has ended.
+--
+-- An external event is what a replay waits for and does not write itself. Where many of them arrive, each
+-- could make another replay stale: so the refusal of one holds external events of its run back until the next
+-- replay has ended.
 --
 -- The commit waits for the disk where somebody could act on what it says, and step_created does not. A
 -- crash of the server loses the end of its WAL, never the middle; a lost step_created was not followed by
@@ -43,7 +50,8 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   details         text[],     -- JSON of the execution context or of the error
   times           bigint[],   -- epoch ms of a wait's resumeAt or a step's retryAfter
   webhooks        boolean[],
-  leases          bigint[],   -- ms of the lease that a step_started takes, if it does
+  leases          bigint[],   -- ms of the lease that a step_started takes, if it does; of a call that a
+                              -- replay makes, for how long external events are held back, if they are
   shared          boolean[],  -- of such a step_started: the process executes other steps too
   attempt_requests bigint[],  -- the step_started whose attempt an outcome settles; NULL: whichever there is
   requests        bigint[],   -- the caller's own number of each call
@@ -200,7 +208,7 @@ BEGIN
     END IF;
 
     ended := run.status IN ('completed', 'failed', 'cancelled');
-    external_event := snapshots[i] IS NULL AND types[i] IN ('hook_received', 'step_completed');
+    external_event := snapshots[i] IS NULL AND types[i] IN ('hook_received', 'step_completed', 'step_failed', 'wait_completed');
     at := GREATEST(date_trunc('milliseconds', clock_timestamp()), last_at);
     IF external_event THEN
       -- Strictly later than all before it, so that the guard's millisecond comparison is exact.
@@ -228,13 +236,29 @@ BEGIN
     END IF;
 
     -- An expression without a query in it costs plpgsql next to nothing.
-    IF last_at > :"schema".from_epoch_ms(snapshots[i]) AND NOT ended THEN
+    IF external_event AND run.held_until > clock_timestamp() AND NOT ended THEN
+      out_outcome := 'held_back';
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+
+    IF last_at <> :"schema".from_epoch_ms(snapshots[i]) AND NOT ended THEN
+      -- A standby was promoted that had not got all of the log: what the replay has seen is no more.
+      IF last_at < :"schema".from_epoch_ms(snapshots[i]) THEN
+        out_outcome := 'log_lost';
+        RETURN NEXT;
+        CONTINUE;
+      END IF;
       IF EXISTS (
         SELECT FROM (
           SELECT created_at FROM :"schema".workflow_events
             WHERE run_id = run.run_id AND external ORDER BY slot DESC LIMIT 1
         ) newest WHERE created_at > :"schema".from_epoch_ms(snapshots[i])
       ) THEN
+        IF leases[i] IS NOT NULL AND COALESCE(run.held_until < clock_timestamp(), true) THEN
+          UPDATE :"schema".workflow_runs SET held_until = clock_timestamp() + leases[i] * interval '1 millisecond'
+            WHERE run_id = run.run_id RETURNING * INTO run;
+        END IF;
         out_outcome := 'precondition_failed';
         RETURN NEXT;
         CONTINUE;
@@ -249,6 +273,11 @@ BEGIN
         out_outcome := 'run_expired';
       ELSIF run.status = 'running' THEN
         out_outcome := 'unchanged';
+        IF leases[i] IS NOT NULL AND run.held_until > clock_timestamp() THEN
+          UPDATE :"schema".workflow_runs SET held_until = clock_timestamp() + leases[i] * interval '1 millisecond'
+            WHERE run_id = run.run_id RETURNING * INTO run;
+          out_data := 'true';
+        END IF;
       ELSE
         UPDATE :"schema".workflow_runs SET status = 'running', started_at = at, updated_at = at
           WHERE run_id = run.run_id RETURNING * INTO run;
@@ -330,7 +359,8 @@ BEGIN
           lease_until = NULL,
           updated_at = at
         WHERE run_id = run.run_id AND step_id = correlation_ids[i] AND status IN ('pending', 'running')
-          AND (attempt_requests[i] IS NULL OR lease_request = attempt_requests[i])
+          -- Attempt 0: a failover to an asynchronous standby has lost the start, and nobody else has started it.
+          AND (attempt_requests[i] IS NULL OR lease_request = attempt_requests[i] OR attempt = 0)
         RETURNING * INTO step;
       IF step.run_id IS NOT NULL THEN
         out_entity := :"schema".step_json(step);

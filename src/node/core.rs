@@ -52,6 +52,7 @@ pub struct AppendRequest {
     pub webhook: Option<bool>,
     pub lease: Option<bool>,
     pub attempt_request: Option<i64>,
+    pub replay: Option<bool>,
 }
 
 #[napi(object, object_to_js = false)]
@@ -224,9 +225,16 @@ impl Core {
             lease: request.lease.unwrap_or(false),
             shared: false,
             attempt_request: request.attempt_request,
+            replay: request.replay.unwrap_or(false),
         };
         let storage = Arc::clone(&self.storage);
         self.calls.make(call, async move { storage.append(append).await });
+    }
+
+    /// Of a replay that has ended: external events of its run, if any wait, may come.
+    #[napi]
+    pub async fn let_in(&self, run_id: String) {
+        self.storage.let_in(run_id).await;
     }
 
     #[napi]

@@ -8,14 +8,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::leases::{Lease, lease_ms};
 use super::reply::{EventOut, Payloads, Reply, Span, raw};
@@ -28,6 +28,12 @@ use crate::tasks;
 
 const MAX_BATCH_CALLS: usize = 64;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
+/// How long external events are held back at most: a replay takes milliseconds, and its end is told. Only
+/// where its process dies does it take this long.
+const HOLD_MS: i64 = 5000;
+/// Between two tries of an event that is held back; doubled each time.
+const HELD_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_HELD_PAUSE: Duration = Duration::from_millis(80);
 
 /// One `events.create`. Strings that SQL looks at are separate from `data`, which it only stores.
 #[derive(Debug, Default, Clone)]
@@ -58,6 +64,8 @@ pub struct Append {
     /// Of an outcome: the request of the `step_started` whose attempt it settles. `None` settles whichever
     /// attempt there is.
     pub attempt_request: Option<i64>,
+    /// Of a replay whose delivery will tell when it has ended: where it is stale, hold external events back.
+    pub replay: bool,
 }
 
 /// Events that the SDK may create; `hook_conflict` is the World's own.
@@ -121,6 +129,10 @@ impl Append {
         }
     }
 
+    fn lease_ms(&self) -> Option<i64> {
+        if self.lease { Some(lease_ms()) } else { self.replay.then_some(HOLD_MS) }
+    }
+
     /// What user code has come to.
     pub fn is_outcome(&self) -> bool {
         matches!(self.event_type.as_str(), "step_completed" | "step_failed" | "step_retrying")
@@ -157,6 +169,8 @@ struct Call {
     /// How many tries went before, any of which may have been committed or may still arrive.
     tries: i32,
     patience: Patience,
+    /// How often it was held back.
+    held: u32,
     answer: oneshot::Sender<Result<Reply>>,
 }
 
@@ -187,16 +201,10 @@ impl Appender {
         // A start that is given up may have used up an attempt of the user's.
         let patient = append.is_outcome() || append.lease;
         let patience = Patience::new(if patient { UNBOUNDED } else { BOUNDED });
-        let start_writer = {
-            let mut queue = self.queue();
-            queue.waiting.push_back(Call { append, request, tries: 0, patience, answer });
-            queue.writers.enter()
-        };
-        if start_writer {
-            self.start_writer();
-        }
+        let end = patience.end();
+        self.enqueue(Call { append, request, tries: 0, patience, held: 0, answer });
         let answer = async { answered.await.unwrap_or_else(|_| tasks::unanswered()) };
-        match patience.end() {
+        match end {
             None => answer.await,
             // It may be waiting for its turn: what has not been sent by now is not sent any more.
             Some(end) => timeout_at(end, answer).await.unwrap_or_else(|_| {
@@ -204,6 +212,30 @@ impl Appender {
                 Err(trouble.unwrap_or_else(|| Error::Unavailable("no answer within 10 s".to_owned())))
             }),
         }
+    }
+
+    fn enqueue(self: &Arc<Self>, call: Call) {
+        let start_writer = {
+            let mut queue = self.queue();
+            queue.waiting.push_back(call);
+            queue.writers.enter()
+        };
+        if start_writer {
+            self.start_writer();
+        }
+    }
+
+    fn answer(self: &Arc<Self>, call: Call, reply: Result<Reply>) {
+        if matches!(reply, Err(Error::HeldBack)) {
+            let appender = Arc::clone(self);
+            tokio::spawn(async move {
+                sleep(HELD_PAUSE.saturating_mul(1 << call.held.min(10)).min(LONGEST_HELD_PAUSE)).await;
+                appender.enqueue(Call { held: call.held + 1, ..call });
+            });
+            return;
+        }
+        // The caller may be gone; its event is written all the same.
+        let _ = call.answer.send(reply);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -248,14 +280,13 @@ impl Appender {
     }
 
     /// Whether all calls were answered: those that were not wait to be sent again.
-    async fn write_batch(&self, mut batch: Vec<Call>) -> bool {
+    async fn write_batch(self: &Arc<Self>, mut batch: Vec<Call>) -> bool {
         // By run, and for one run in the order of the calls: batches then lock runs in one order.
         batch.sort_by(|a, b| a.append.run_id().cmp(b.append.run_id()));
         match self.execute(&batch).await {
             Ok(replies) => {
                 for (call, reply) in batch.into_iter().zip(replies) {
-                    // The caller may be gone; its event is written all the same.
-                    let _ = call.answer.send(reply);
+                    self.answer(call, reply);
                 }
                 true
             }
@@ -268,9 +299,7 @@ impl Appender {
                 let mut calls = batch.into_iter();
                 while let Some(call) = calls.next() {
                     match self.execute(std::slice::from_ref(&call)).await {
-                        Ok(replies) => {
-                            let _ = call.answer.send(first(replies));
-                        }
+                        Ok(replies) => self.answer(call, first(replies)),
                         Err(error @ Error::Unavailable(_)) => {
                             let rest = std::iter::once(call).chain(calls).collect();
                             return self.fail(rest, &error) && answered;
@@ -332,7 +361,7 @@ impl Appender {
             .bind(column(calls, |call| call.detail.clone()))
             .bind(column(calls, |call| call.time_ms))
             .bind(column(calls, |call| call.webhook))
-            .bind(column(calls, |call| call.lease.then(lease_ms)))
+            .bind(column(calls, Append::lease_ms))
             .bind(column(calls, |call| call.lease.then_some(call.shared)))
             .bind(column(calls, |call| call.attempt_request))
             .bind(calls.iter().map(|call| call.request).collect::<Vec<_>>())
@@ -394,6 +423,9 @@ struct Appended {
     /// Of a `step_started` that took a lease: the attempt is this request's.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt_request: Option<i64>,
+    /// Whether external events of the run wait until the replay that begins here has ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    holds: bool,
 }
 
 /// The rows of one call: its log, if any, then its outcome.
@@ -432,7 +464,8 @@ fn take_reply(Call { append: call, request, .. }: &Call, rows: &mut &[PgRow]) ->
             }
         };
         let input = payloads.push(row.try_get("out_payload")?);
-        let input_data = if conflict || input.is_some() { None } else { raw(data)? };
+        let holds = call.event_type == "run_started" && data.is_some();
+        let input_data = if conflict || holds || input.is_some() { None } else { raw(data)? };
         let entity = raw(entity)?;
         return payloads.reply(&Appended {
             run_id: call.run_id().to_owned(),
@@ -442,6 +475,7 @@ fn take_reply(Call { append: call, request, .. }: &Call, rows: &mut &[PgRow]) ->
             input_data,
             log,
             attempt_request: call.lease.then_some(*request),
+            holds,
         });
     }
     Err(Error::Database("append_events gave no outcome for a call".to_owned()))
@@ -483,6 +517,8 @@ fn refusal(call: &Append, outcome: &str, detail: Option<&str>) -> Error {
             retry_after_seconds: u64::try_from(number()).unwrap_or(0),
         },
         "precondition_failed" => Error::PreconditionFailed { event_type: event_type.clone() },
+        "log_lost" => Error::LogLost { event_type: event_type.clone() },
+        "held_back" => Error::HeldBack,
         "run_not_supported" => Error::RunNotSupported { run: number(), world: SPEC_VERSION },
         "legacy_unsupported" => Error::Invalid(format!(
             "{event_type} is not supported for legacy runs (spec version 1): \"{run_id}\""

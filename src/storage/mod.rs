@@ -79,6 +79,7 @@ pub struct Storage {
     run_get: Statement,
     step_get: Statement,
     run_of_correlation: Statement,
+    let_in: Statement,
 }
 
 impl Storage {
@@ -90,6 +91,7 @@ impl Storage {
             run_get: database.render(include_str!("sql/run_get.sql")),
             step_get: database.render(include_str!("sql/step_get.sql")),
             run_of_correlation: database.render(include_str!("sql/run_of_correlation.sql")),
+            let_in: database.render(include_str!("sql/let_in.sql")),
             database,
         }
     }
@@ -107,6 +109,12 @@ impl Storage {
             _ => {}
         }
         reply
+    }
+
+    /// A replay has ended that external events of its run waited for. Where this fails, they wait a little longer.
+    pub async fn let_in(&self, run_id: String) {
+        let query = || self.database.query(&self.let_in).bind(run_id.clone());
+        let _ = self.database.fetch_all(query).await;
     }
 
     pub async fn run(&self, run_id: &str, with_payloads: bool) -> Result<Reply> {

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { createHook, createWebhook, type RequestWithResponse, sleep } from 'workflow';
 import { observed } from './ledger';
 
@@ -82,4 +83,50 @@ export async function disposing(token: string, ms: number) {
   const value = await Promise.race([hook, sleep(ms).then(() => 0)]);
   hook.dispose();
   return (await double(value)) + (await double(1));
+}
+
+async function work(branch: number, ms: number) {
+  'use step';
+  return observed('work', () => setTimeout(ms, branch));
+}
+
+async function note(branch: number, winner: string) {
+  'use step';
+  return observed('note', () => `${branch} ${winner}`);
+}
+
+/** Each branch races a callback or a step against a watchdog, over and over, as agents do. */
+export async function storm(token: string, branches: number, rounds: number, ms: number) {
+  'use workflow';
+  return await Promise.all(
+    Array.from({ length: branches }, async (_, branch) => {
+      const winners: string[] = [];
+      for (let round = 0; round < rounds; round++) {
+        using hook = createHook<number>({ token: `${token} ${branch} ${round}` });
+        const winner = await Promise.race([
+          branch % 2 === 0
+            ? hook.then(() => 'callback')
+            : work(branch, ms * (0.7 + 0.6 * Math.random())).then(() => 'step'),
+          sleep(ms).then(() => 'watchdog'),
+        ]);
+        winners.push(winner);
+        // What follows depends on who won: a replay that sees another winner cannot read the log.
+        if (winner === 'watchdog') await double(branch);
+        else await note(branch, winner);
+      }
+      return winners;
+    }),
+  );
+}
+
+/** Takes payloads until it has had `count` of them, with a step for each. */
+export async function flood(token: string, count: number) {
+  'use workflow';
+  using hook = createHook<number>({ token });
+  const seen: number[] = [];
+  for await (const value of hook) {
+    seen.push(await double(value));
+    if (seen.length === count) break;
+  }
+  return seen.length;
 }
