@@ -1,6 +1,8 @@
 //! The one error of the core. Each variant's doc names the JavaScript class that it becomes in
 //! `lib/errors.js`; the SDK recognises those by name.
 
+use std::io;
+
 use serde_json::{Value, json};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -145,6 +147,17 @@ impl Error {
 
     /// PostgreSQL, or a pooler before it, lets nobody in.
     pub fn at_connect(error: sqlx::Error, server: &str) -> Self {
+        if let Some(untrusted) = untrusted_certificate(&error) {
+            return Self::Configuration(format!("{server} is not trusted: {untrusted}"));
+        }
+        let is_socket = server.starts_with('/');
+        if matches!(&error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::NotFound && !is_socket) {
+            return Self::Configuration(
+                "WORKFLOW_POSTGRES_URL (or connectionString) names a file that does not exist: see its sslrootcert, \
+                 sslcert and sslkey"
+                    .to_owned(),
+            );
+        }
         let refusal = error.as_database_error().map(|refusal| {
             let code = refusal.code().unwrap_or_default();
             format!("{} ({code})", refusal.message())
@@ -216,6 +229,32 @@ impl From<sqlx::Error> for Error {
             _ => Self::Database(error.to_string()),
         }
     }
+}
+
+/// Why TLS does not trust the server, and what to do.
+fn untrusted_certificate(error: &sqlx::Error) -> Option<String> {
+    use rustls::CertificateError as C;
+    let sqlx::Error::Io(error) = error else { return None };
+    let rustls::Error::InvalidCertificate(reason) = error.get_ref()?.downcast_ref()? else { return None };
+    let cure = match reason {
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            "Use a name that the certificate holds, or sslmode=verify-ca, which does not compare names."
+        }
+        C::Expired | C::ExpiredContext { .. } => "Renew the certificate of the server.",
+        C::NotValidYet | C::NotValidYetContext { .. } => "Set the clock of this host.",
+        // As `openssl req -x509` makes them, unless told otherwise.
+        C::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "It is self-signed and a CA's own, which cannot be the certificate of a server as well. Make it anew with \
+             `-addext basicConstraints=critical,CA:FALSE`, and give it as sslrootcert; or have a CA sign another one for \
+             the server."
+        }
+        _ => {
+            "Give the certificate of its CA as sslrootcert=/path/to/ca.pem in WORKFLOW_POSTGRES_URL (or connectionString)."
+        }
+    };
+    Some(format!(
+        "{reason}. {cure} With sslmode=require the connection is encrypted, but nobody checks who answers."
+    ))
 }
 
 /// The message for a database without our tables; it names the command that mends it.

@@ -276,7 +276,14 @@ fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOption
     let options = PgConnectOptions::from_str(url)
         // The message of a parse error could quote the URL, which holds a password.
         .map_err(|_| {
-            Error::Configuration("WORKFLOW_POSTGRES_URL (or connectionString) has a part that PostgreSQL clients do not know, such as an unknown sslmode".to_owned())
+            let cause = if url.contains("sslmode=no-verify") {
+                "sslmode=no-verify, which only node-postgres knows; sslmode=require does the same: it encrypts, and does \
+                 not check the certificate"
+            } else {
+                "a part that PostgreSQL clients do not know, such as an unknown sslmode (it may be disable, allow, \
+                 prefer, require, verify-ca or verify-full)"
+            };
+            Error::Configuration(format!("WORKFLOW_POSTGRES_URL (or connectionString) has {cause}"))
         })?
         .application_name(APPLICATION_NAME)
         // PgBouncer refuses it by default, and we have no floats.
