@@ -53,6 +53,13 @@ export interface PostgresWorldConfig {
    * replays. Environment: `WORKFLOW_POSTGRES_WORKER_CONCURRENCY`. Default: 10.
    */
   queueConcurrency?: number;
+  /**
+   * How many deliveries of a kind there may be while all of those only wait, as steps do that await other runs:
+   * messages are due, no delivery has ended for 4 seconds, and the process is idle. The same number as
+   * `queueConcurrency` forbids it. Environment: `WORKFLOW_POSTGRES_WORKER_CONCURRENCY_LIMIT`. Default: ten
+   * times `queueConcurrency`.
+   */
+  queueConcurrencyLimit?: number;
   /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. Default: 0. */
   streamFlushIntervalMs?: number;
   /**
@@ -137,8 +144,11 @@ export interface PgBossQueueHealth extends QueueHealth {
     listening: boolean;
     runningFlows: number;
     runningSteps: number;
-    /** At the same time, of each kind. */
+    /** At the same time, of each kind: `queueConcurrency`. */
     capacity: number;
+    /** The same now: more while all of those only wait; see `queueConcurrencyLimit`. */
+    flowSlots: number;
+    stepSlots: number;
     deliveries: number;
     completed: number;
     failed: number;
@@ -154,6 +164,8 @@ export interface PgBossQueueHealth extends QueueHealth {
     lastHeartbeatMs: number | null;
     /** Since expired leases were last looked for. More than 30 s: unhealthy. */
     lastSweepMs: number;
+    /** The longest time of the last 30 seconds for which the event loop did not turn. From 5 s on: unhealthy. */
+    eventLoopLagMs: number;
   };
 }
 
@@ -240,6 +252,7 @@ export interface PgBossQueueOptions {
   queueSchema?: string;
   jobPrefix?: string;
   queueConcurrency?: number;
+  queueConcurrencyLimit?: number;
   /** Keeps finished jobs, for a dashboard. Default: false, they are deleted. */
   keepCompleted?: boolean;
   namespace?: string;

@@ -13,6 +13,7 @@ const OPTIONS = [
   'statementCache',
   'jobPrefix',
   'queueConcurrency',
+  'queueConcurrencyLimit',
   'keepCompleted',
   'baseUrl',
   'port',

@@ -1,6 +1,7 @@
 import { describe, invalid, messageOf, worldError } from './errors.js';
 import { execute } from './executions.js';
 import { decodeBody, parseQueueName } from './messages.js';
+import { native } from './native.js';
 import { replay } from './replays.js';
 
 const TOKEN_HEADER = 'x-workflow-secret';
@@ -16,6 +17,9 @@ const MAX_BODY_BYTES = 64 * 1024 * 1024;
 
 /** Ten years. */
 const LONGEST_WAIT_SECONDS = 10 * 365 * 24 * 60 * 60;
+
+/** Names a delivery to the worker that has sent it, which may be one of this process. */
+const TICKET_HEADER = 'x-workflow-ticket';
 
 /**
  * @typedef {{ attempt: number, queueName: string, messageId: string }} DeliveryMeta
@@ -58,7 +62,12 @@ export function createQueueHandlerFactory(authenticate) {
       } catch (error) {
         return refusal(error, { status: 401 });
       }
-      if (headers.has(PROBE_HEADER)) return answer({ ok: true });
+      const ticket = headers.get(TICKET_HEADER);
+      const begin = () => ticket === null || native().beginDelivery(ticket);
+      if (headers.has(PROBE_HEADER)) {
+        begin();
+        return answer({ ok: true });
+      }
       /** @type {Delivery} */
       let delivery;
       try {
@@ -74,6 +83,8 @@ export function createQueueHandlerFactory(authenticate) {
       } catch (error) {
         return refusal(error, sender.malformed);
       }
+      // The event loop did not turn for seconds, and the worker has given the delivery back.
+      if (!begin()) return answer({ error: 'The delivery was withdrawn' }, { status: 503 });
       try {
         const result = await sender.execute(delivery, (message, meta) =>
           execute(message, () => replay(() => handler(message, meta))),

@@ -13,6 +13,8 @@ import { share } from './shared.js';
 /** A World and a driver of ours tell each other their options; each prefers what it was given itself. */
 export const BIND = Symbol.for('@workflow/world-postgres//bind');
 
+/** How often the worker is told that the event loop turns (`LOOP_TICK` of the core). */
+const TICK_MS = 500;
 /** How long close() lets running deliveries finish before it hands them back. */
 const DRAIN_MS = 10_000;
 /** A process that is exiting may not be held up: hand the leases back, or let them expire. */
@@ -45,8 +47,9 @@ export function createPgBossFunctionProxyQueue(options) {
   const running = new Set();
 
   /** @type {Entrypoint} */
-  async function execute({ kind, headers, body }) {
+  async function execute({ kind, headers, body, ticket }) {
     try {
+      if (ticket && !native().beginDelivery(ticket)) throw new Error('The delivery was withdrawn');
       const route = kind === 'step' ? 'step' : 'flow';
       const response = await invoke(route, JSON.parse(headers), body);
       const answer = await readStart(response, LONGEST_ANSWER);
@@ -72,6 +75,8 @@ function createDriver(options, entrypoint) {
   let inherited = {};
   /** @type {ReturnType<typeof open> | undefined} */
   let opened;
+  /** @type {NodeJS.Timeout | undefined} */
+  let ticking;
 
   function use() {
     opened ??= open({ ...inherited, ...defined(options) }, entrypoint);
@@ -82,6 +87,11 @@ function createDriver(options, entrypoint) {
   function handBack() {
     opened?.core.value.handBackSteps(EXIT_MS);
     use().queue.handBack(EXIT_MS);
+  }
+
+  function tick() {
+    const { user, system } = process.cpuUsage();
+    use().queue.tick(user + system);
   }
 
   /** @param {'step' | 'flow'} kind */
@@ -105,6 +115,8 @@ function createDriver(options, entrypoint) {
       const { configuration, queue } = use();
       callSync(() => configuration.checkStart());
       if (entrypoint) warnOfDevelopment(options.log ?? inherited.log);
+      tick();
+      ticking ??= setInterval(tick, TICK_MS).unref();
       await call(queue.start(entrypoint));
       // Next ends its process by itself on SIGTERM: its leases must not have to expire.
       addExitTask(handBack);
@@ -114,6 +126,7 @@ function createDriver(options, entrypoint) {
       const { queue, core } = opened;
       removeExitTask(handBack);
       await queue.release();
+      clearInterval(ticking);
       await core.release();
     },
     async health() {

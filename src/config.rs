@@ -15,6 +15,8 @@ pub const DEFAULT_SCHEMA: &str = "workflow_world";
 pub const DEFAULT_QUEUE_SCHEMA: &str = "workflow_pgboss";
 pub const DEFAULT_JOB_PREFIX: &str = "workflow_";
 pub const DEFAULT_CONCURRENCY: u32 = 10;
+/// The default of the limit, in multiples of the concurrency.
+const CONCURRENCY_LIMIT_FACTOR: u32 = 10;
 pub const DEFAULT_POOL_SIZE: u32 = 10;
 pub const DEFAULT_APP_PORT: u16 = 3000;
 pub const DEFAULT_IDLE_TIMEOUT_SECONDS: u32 = 60;
@@ -41,6 +43,7 @@ pub struct Options {
     pub statement_cache: Option<bool>,
     pub job_prefix: Option<String>,
     pub queue_concurrency: Option<f64>,
+    pub queue_concurrency_limit: Option<f64>,
     pub keep_completed: Option<bool>,
     pub base_url: Option<String>,
     pub port: Option<f64>,
@@ -100,6 +103,8 @@ pub struct QueueConfig {
     pub job_prefix: String,
     /// Deliveries at the same time, for flows and for steps each.
     pub concurrency: u32,
+    /// The same while all of those only wait for something, and due messages wait for them.
+    pub concurrency_limit: u32,
     pub keep_completed: bool,
     /// Part of the queue names that deliveries carry: `__<namespace>_wkf_step_…`.
     pub namespace: Option<String>,
@@ -164,6 +169,13 @@ impl Config {
             )));
         }
 
+        let concurrency = number(
+            "WORKFLOW_POSTGRES_WORKER_CONCURRENCY (or queueConcurrency)",
+            options.queue_concurrency,
+            env("WORKFLOW_POSTGRES_WORKER_CONCURRENCY"),
+            DEFAULT_CONCURRENCY,
+            1..=1000,
+        )?;
         Ok(Self {
             database: DatabaseConfig {
                 url: url.to_owned(),
@@ -219,12 +231,13 @@ impl Config {
                         .unwrap_or(DEFAULT_JOB_PREFIX),
                     namespace,
                 )?,
-                concurrency: number(
-                    "WORKFLOW_POSTGRES_WORKER_CONCURRENCY (or queueConcurrency)",
-                    options.queue_concurrency,
-                    env("WORKFLOW_POSTGRES_WORKER_CONCURRENCY"),
-                    DEFAULT_CONCURRENCY,
-                    1..=1000,
+                concurrency,
+                concurrency_limit: number(
+                    "WORKFLOW_POSTGRES_WORKER_CONCURRENCY_LIMIT (or queueConcurrencyLimit)",
+                    options.queue_concurrency_limit,
+                    env("WORKFLOW_POSTGRES_WORKER_CONCURRENCY_LIMIT"),
+                    concurrency * CONCURRENCY_LIMIT_FACTOR,
+                    concurrency..=10_000,
                 )?,
                 keep_completed: options.keep_completed.unwrap_or(false),
                 namespace: namespace.map(str::to_owned),

@@ -930,6 +930,83 @@ async fn each_kind_has_its_own_slots_and_no_more() {
     assert_eq!(target.count(), 6);
 }
 
+/// Steps that wait for the one named `child`, which comes last.
+fn waiting_for_a_child() -> Arc<Target> {
+    let born = Arc::new(Semaphore::new(0));
+    Target::new(move |delivery| {
+        let (born, child) = (Arc::clone(&born), delivery.idempotency_key.as_deref() == Some("child"));
+        async move {
+            if child {
+                born.add_permits(1);
+            }
+            let _permit = born.acquire().await.unwrap();
+            Outcome::Done
+        }
+        .boxed()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_only_wait_for_what_has_no_slot_become_more_and_fewer_again() {
+    let place = Place::with(Options { queue_concurrency: Some(2.0), ..Options::default() }).await;
+    let process = place.process();
+    process.start(&waiting_for_a_child()).await;
+    for key in ["parent_1", "parent_2", "parent_3", "child"] {
+        process.push(step("wrun_1", key)).await;
+    }
+    place.until("all are done", "SELECT count(*) = 0 FROM :jobs").await;
+    let start = Instant::now();
+    while process.queue.health().unwrap().step_slots > 2 {
+        assert!(start.elapsed() < PATIENCE, "{:?}", process.queue.health());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(process.queue.health().unwrap().flow_slots, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_do_not_become_more_than_the_limit() {
+    let limited = |limit: f64| Options {
+        queue_concurrency: Some(2.0),
+        queue_concurrency_limit: Some(limit),
+        ..Options::default()
+    };
+    for limit in [2.0, 3.0] {
+        let place = Place::with(limited(limit)).await;
+        let process = place.process();
+        let target = waiting_for_a_child();
+        process.start(&target).await;
+        for n in 0..6 {
+            process.push(step("wrun_1", &format!("parent_{n}"))).await;
+        }
+        target.until(limit as usize).await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(8) {
+            assert!(target.count() <= limit as usize, "{} deliveries", target.count());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let too_low = Config::resolve(&limited(1.0), &Environment::new()).err().unwrap().to_string();
+    assert!(too_low.contains("queueConcurrencyLimit) must be a whole number from 2"), "{too_low}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_do_not_become_more_while_deliveries_end_or_the_process_computes() {
+    let place = Place::with(Options { queue_concurrency: Some(2.0), ..Options::default() }).await;
+    let process = place.process();
+    let target = waiting_for_a_child();
+    process.start(&target).await;
+    for n in 0..6 {
+        process.push(step("wrun_1", &format!("parent_{n}"))).await;
+    }
+    target.until(2).await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(8) {
+        process.queue.event_loop().tick(start.elapsed());
+        assert_eq!(process.queue.health().unwrap().step_slots, 2);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_panics_is_a_failed_attempt() {
     let place = Place::new().await;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use world_postgres::auth::Tokens;
 use world_postgres::config::Target;
 use world_postgres::proxy::HttpProxy;
+use world_postgres::queue::ticket::Ticket;
 use world_postgres::queue::{Deliver, Delivery, Kind, Outcome};
 
 #[derive(Clone, Debug)]
@@ -121,6 +122,7 @@ fn delivery(kind: Kind) -> Delivery {
             ("content-length".into(), "1".into()),
             ("x-bad".into(), "line\nbreak".into()),
         ],
+        ticket: Ticket::default(),
     }
 }
 

@@ -70,7 +70,9 @@ describe('a function', () => {
       method,
       path: new URL(url, 'http://localhost').pathname,
       headers: Object.fromEntries(
-        [...headers].filter(([name]) => /^(x-|traceparent|content-type)/.test(name)),
+        [...headers].filter(([name]) =>
+          /^(x-(?!workflow-ticket)|traceparent|content-type)/.test(name),
+        ),
       ),
       body: Buffer.from(body).toString(),
     });

@@ -16,6 +16,7 @@ use super::to_js;
 use crate::auth::Tokens;
 use crate::error::Result;
 use crate::proxy::{self, HttpProxy};
+use crate::queue::ticket::{self, Ticket};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
 
 /// Executes messages by HTTP, for a queue of the user's own.
@@ -83,6 +84,14 @@ pub struct DeliveryRequest {
     /// JSON of `[name, value]` pairs.
     pub headers: String,
     pub body: Buffer,
+    /// For `beginDelivery`.
+    pub ticket: Option<String>,
+}
+
+/// A delivery is about to begin here. False: it must not, for its worker has given it back.
+#[napi(catch_unwind)]
+pub fn begin_delivery(ticket: String) -> bool {
+    ticket::begin(&ticket)
 }
 
 #[napi(object, object_to_js = false)]
@@ -118,19 +127,26 @@ impl FunctionProxy {
         kind: Kind,
         headers: &HeaderMap,
         body: Vec<u8>,
+        ticket: &Ticket,
     ) -> std::result::Result<DeliveryAnswer, String> {
         let kind = match kind {
             Kind::Flow => "flow",
             Kind::Step => "step",
         };
-        let request = DeliveryRequest { kind: kind.to_owned(), headers: json(headers), body: body.into() };
+        ticket.stays_here();
+        let request = DeliveryRequest {
+            kind: kind.to_owned(),
+            headers: json(headers),
+            body: body.into(),
+            ticket: ticket.id().map(str::to_owned),
+        };
         let answer = async { self.entrypoint.call_async_catch(request).await?.await }.await;
         answer.map_err(|error| error.to_string())
     }
 
     async fn outcome(self, delivery: Delivery) -> Outcome {
         let headers = proxy::headers(&delivery, self.token.clone(), false);
-        let answer = match self.call(delivery.kind, &headers, delivery.body).await {
+        let answer = match self.call(delivery.kind, &headers, delivery.body, &delivery.ticket).await {
             Ok(answer) => answer,
             Err(error) => return Outcome::Unreachable { error },
         };
@@ -146,10 +162,13 @@ impl FunctionProxy {
     /// Whether the functions take deliveries, or why not.
     async fn probe(&self) -> std::result::Result<(), String> {
         for kind in [Kind::Flow, Kind::Step] {
-            let headers = proxy::probe_headers(self.token.clone());
-            let answer = timeout(proxy::PROBE_TIMEOUT, self.call(kind, &headers, Vec::new()))
-                .await
-                .map_err(|_| format!("{ENTRYPOINT} did not answer within {:?}", proxy::PROBE_TIMEOUT))??;
+            let headers = proxy::probe_headers(self.token.clone(), &Ticket::default());
+            let answer =
+                timeout(proxy::PROBE_TIMEOUT, self.call(kind, &headers, Vec::new(), &Ticket::default()))
+                    .await
+                    .map_err(|_| {
+                        format!("{ENTRYPOINT} did not answer within {:?}", proxy::PROBE_TIMEOUT)
+                    })??;
             proxy::check_answer(ENTRYPOINT, &answer.as_seen())?;
         }
         Ok(())

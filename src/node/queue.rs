@@ -18,6 +18,7 @@ use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
 use crate::proxy::HttpProxy;
+use crate::queue::ticket::Ticket;
 use crate::queue::{self, Deliver, Delivery, Kind, Message};
 use crate::storage::reply::{Reply, to_json};
 
@@ -38,7 +39,17 @@ impl MessageRequest {
     pub(super) fn into_delivery(self, body: Bytes, attempt: u32) -> Result<Delivery> {
         let Message { kind, id, queue_name, idempotency_key, message_id, body, headers, .. } =
             self.into_message(body)?;
-        Ok(Delivery { kind, id, queue_name, idempotency_key, message_id, attempt, body, headers })
+        Ok(Delivery {
+            kind,
+            id,
+            queue_name,
+            idempotency_key,
+            message_id,
+            attempt,
+            body,
+            headers,
+            ticket: Ticket::default(),
+        })
     }
 
     fn into_message(self, body: Bytes) -> Result<Message> {
@@ -145,6 +156,12 @@ impl PgBossQueue {
             worker,
         };
         to_json(&health).map_err(to_js)
+    }
+
+    /// The event loop turns. `cpuUs`: of the process, user and system.
+    #[napi(catch_unwind)]
+    pub fn tick(&self, cpu_us: i64) {
+        self.queue.event_loop().tick(Duration::from_micros(u64::try_from(cpu_us).unwrap_or(0)));
     }
 
     /// Lets running deliveries finish for up to `limitMs`, then hands the rest back.

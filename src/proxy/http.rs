@@ -16,6 +16,7 @@ use super::{Answer, PROBE_TIMEOUT, WORLD, WORLD_HEADER};
 use crate::auth::Tokens;
 use crate::config::Target;
 use crate::error::{Error, Result};
+use crate::queue::ticket::{HeldTicket, Ticket};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Finds a peer that is gone without a word while a step runs for hours.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// An app with time to spare has answered a probe by then.
+const LEISURE: Duration = Duration::from_millis(250);
 /// An answer is a few bytes of JSON; more than this is not read.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -34,8 +37,28 @@ pub struct HttpProxy {
     /// The app took no deliveries when it was last asked. A gateway may take connections all the same, and
     /// only an answer of the app's own says that it is back.
     gone: Arc<AtomicBool>,
+    place: Arc<Place>,
     /// For deliveries of a queue that is not ours.
     foreign: bool,
+}
+
+/// Where deliveries have begun so far. Behind a load balancer it may be here and elsewhere.
+#[derive(Default)]
+struct Place {
+    here: AtomicBool,
+    elsewhere: AtomicBool,
+}
+
+impl Place {
+    fn note(&self, ticket: &Ticket) {
+        let place = if ticket.has_begun() { &self.here } else { &self.elsewhere };
+        place.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all deliveries begin in this very process.
+    fn is_here(&self) -> bool {
+        self.here.load(Ordering::Relaxed) && !self.elsewhere.load(Ordering::Relaxed)
+    }
 }
 
 /// An answer as it came.
@@ -68,6 +91,7 @@ impl HttpProxy {
             base_url: target.base_url.trim_end_matches('/').into(),
             token: super::token(tokens)?,
             gone: Arc::default(),
+            place: Arc::default(),
             foreign: false,
         })
     }
@@ -117,6 +141,9 @@ impl HttpProxy {
         {
             return Outcome::Unreachable { error };
         }
+        if self.place.is_here() {
+            delivery.ticket.stays_here();
+        }
         let response = match self.send(&delivery).await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Outcome::Unreachable { error: describe(&error) },
@@ -131,7 +158,10 @@ impl HttpProxy {
         };
         let answer = Answer { status, of_world, body: &body };
         match super::check_answer(&self.base_url, &answer) {
-            Ok(()) => super::outcome(&self.base_url, &answer),
+            Ok(()) => {
+                self.place.note(&delivery.ticket);
+                super::outcome(&self.base_url, &answer)
+            }
             Err(error) => match self.probe().await {
                 Ok(()) => Outcome::NotTaken { error },
                 Err(_) => Outcome::Unreachable { error },
@@ -156,13 +186,16 @@ impl HttpProxy {
     }
 
     async fn probe_route(&self, kind: Kind) -> std::result::Result<(), String> {
-        let request =
-            self.client.post(self.url(kind)).headers(super::probe_headers(self.token.clone())).send();
+        let ticket = HeldTicket::issue();
+        let headers = super::probe_headers(self.token.clone(), ticket.ticket());
+        let request = self.client.post(self.url(kind)).headers(headers).send();
         let look = async {
             let response = request.await.map_err(|error| describe(&error))?;
             let (status, of_world) = (response.status().as_u16(), is_of_world(&response));
             let body = start_of(response).await.map_err(|error| describe(&error))?;
-            super::check_answer(&self.base_url, &Answer { status, of_world, body: &body })
+            super::check_answer(&self.base_url, &Answer { status, of_world, body: &body })?;
+            self.place.note(ticket.ticket());
+            Ok(())
         };
         timeout(PROBE_TIMEOUT, look)
             .await
@@ -188,6 +221,15 @@ fn is_of_world(response: &reqwest::Response) -> bool {
 impl Deliver for HttpProxy {
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
         self.clone().outcome(delivery).boxed()
+    }
+
+    fn is_local(&self) -> bool {
+        self.place.is_here()
+    }
+
+    fn is_at_leisure(&self) -> BoxFuture<'static, bool> {
+        let proxy = self.clone();
+        async move { matches!(timeout(LEISURE, proxy.probe_route(Kind::Step)).await, Ok(Ok(()))) }.boxed()
     }
 
     fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {

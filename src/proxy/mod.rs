@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use crate::auth::{TOKEN_HEADER, Tokens};
 use crate::error::{Error, Result};
-use crate::queue::headers::{FOREIGN, PROBE};
+use crate::queue::headers::{FOREIGN, PROBE, TICKET};
+use crate::queue::ticket::Ticket;
 use crate::queue::{Delivery, LONGEST_DELAY, Outcome};
 
 pub use http::{HttpProxy, Response};
@@ -40,10 +41,13 @@ pub fn headers(delivery: &Delivery, token: HeaderValue, foreign: bool) -> Header
 }
 
 /// A request that asks whether deliveries would be taken.
-pub fn probe_headers(token: HeaderValue) -> HeaderMap {
+pub fn probe_headers(token: HeaderValue, ticket: &Ticket) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(TOKEN_HEADER, token);
     headers.insert(PROBE, HeaderValue::from_static("1"));
+    if let Some(ticket) = ticket.id().and_then(|id| HeaderValue::from_str(id).ok()) {
+        headers.insert(TICKET, ticket);
+    }
     headers
 }
 

@@ -13,13 +13,16 @@ const ATTEMPT: &str = "x-vqs-message-attempt";
 pub const FOREIGN: &str = "x-workflow-foreign-queue";
 /// Asks whether deliveries would be taken; `lib/handler.js` answers without looking for a message.
 pub const PROBE: &str = "x-workflow-probe";
+/// Names the delivery for [`super::ticket::begin`], which `lib/handler.js` asks before it executes.
+pub const TICKET: &str = "x-workflow-ticket";
 /// Whoever enqueues a message cannot set these: they are ours, or the connection's.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     QUEUE_NAME,
     MESSAGE_ID,
     ATTEMPT,
     FOREIGN,
     PROBE,
+    TICKET,
     TOKEN_HEADER,
     "content-type",
     "content-length",
@@ -54,6 +57,9 @@ impl Delivery {
         headers.insert(QUEUE_NAME, escaped(&self.queue_name));
         headers.insert(MESSAGE_ID, escaped(&self.message_id));
         headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
+        if let Some(ticket) = self.ticket.id().and_then(|id| HeaderValue::from_str(id).ok()) {
+            headers.insert(TICKET, ticket);
+        }
         headers
     }
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::Kind;
+use super::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::ids::check_id;
 
@@ -37,6 +38,8 @@ pub struct Delivery {
     pub attempt: u32,
     pub body: Vec<u8>,
     pub headers: Vec<(String, String)>,
+    /// Of the worker that sends it.
+    pub ticket: Ticket,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,6 +132,7 @@ impl Message {
             attempt,
             body: self.body,
             headers: self.headers,
+            ticket: Ticket::default(),
         }
     }
 }
@@ -156,6 +160,7 @@ impl Delivery {
             attempt,
             body,
             headers: stored.headers.unwrap_or_default().into_iter().collect(),
+            ticket: Ticket::default(),
         })
     }
 }

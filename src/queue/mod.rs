@@ -2,6 +2,7 @@
 //!
 //! It knows no proxies: who starts a worker says how to [`Deliver`].
 
+mod event_loop;
 pub mod headers;
 pub mod message;
 mod outbox;
@@ -9,6 +10,7 @@ mod pace;
 pub mod pgboss;
 pub mod qstash;
 mod store;
+pub mod ticket;
 mod timing;
 mod worker;
 
@@ -17,6 +19,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+pub use event_loop::EventLoop;
 pub use message::{Delivery, Message};
 pub use pgboss::PgBossQueue;
 pub use qstash::QStash;
@@ -73,6 +76,16 @@ pub enum Outcome {
 pub trait Deliver: Send + Sync + 'static {
     /// May take as long as the user's code does: there is no deadline.
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome>;
+
+    /// Whether this process's own event loop is what deliveries wait for.
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    /// Whether the target has time for more deliveries than it was meant to have at once.
+    fn is_at_leisure(&self) -> BoxFuture<'static, bool> {
+        std::future::ready(true).boxed()
+    }
 
     /// Whether the target takes deliveries, or why not. Until it does, none are claimed.
     fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {

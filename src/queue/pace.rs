@@ -2,11 +2,11 @@
 //!
 //! Each step that ends wakes its run. A replay reads the whole log, on the very thread that the steps
 //! of the app need, and with many steps pending it takes the SDK seconds. Replays back to back would
-//! leave the steps little of that thread. So while several steps of a run are running here:
+//! leave the steps little of that thread. So while several steps of a run are running here, replays take only a
+//! part of the time:
 //!
-//! * as long as more steps wait for a slot, which a replay could not help, its wakes are held back;
-//! * otherwise its replays take a third of the time: a wake during a replay, or soon after it, waits
-//!   for twice the time that the replay took.
+//! * a sixth, as long as more steps wait for a slot: a replay could not help those, but it may decide a race;
+//! * a third otherwise: a wake during a replay, or soon after it, waits for twice the time that the replay took.
 //!
 //! The end of a fan-out is never late: the wake of the last running step is not held back, and brings
 //! forward those that were.
@@ -21,21 +21,32 @@ use super::store::Push;
 /// The pause after a replay, in replays.
 const PAUSE: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long at most a wake is held back: what it tells may be what a `Promise.race` waits for. Long
-/// enough for a fan-out of 500, whose every needless replay would take longer.
+/// The same while steps wait for a slot.
+const PAUSE_IN_BACKLOG: u32 = 5;
+const LONGEST_PAUSE_IN_BACKLOG: Duration = Duration::from_secs(15);
+/// What a replay is taken to cost before one of the run was measured here.
+const UNMEASURED: Duration = Duration::from_millis(50);
+/// How long a wake is held back at most that comes during a replay: the end of that brings it forward.
 const LONGEST_HOLD: Duration = Duration::from_secs(15);
 /// Fewer running steps than this are no fan-out.
 const FEW: usize = 2;
+/// A run that was not heard of for this long is forgotten: another process may have gone on with it.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// How often forgotten runs are looked for.
+const LOOK_FOR_FORGOTTEN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub struct Paces(HashMap<String, Pace>);
+pub struct Paces {
+    runs: HashMap<String, Pace>,
+    looked: Option<Instant>,
+}
 
-#[derive(Default)]
 struct Pace {
     /// The last replay that ended here: how long it took, and when.
     last: Option<(Duration, Instant)>,
     /// The newest wake that was held back.
     held: Option<Push>,
+    touched: Instant,
 }
 
 /// What goes on in this process.
@@ -49,35 +60,44 @@ pub struct Situation {
     pub backlog: bool,
 }
 
+impl Pace {
+    /// How long the next replay should wait.
+    fn rest(&self, backlog: bool) -> Duration {
+        self.last.map_or(Duration::ZERO, |(took, ended)| pause(took, backlog).saturating_sub(ended.elapsed()))
+    }
+}
+
 impl Paces {
     /// The run is being delivered: what was held back for it is in this delivery.
     pub fn delivering(&mut self, run: &str) {
-        if let Some(pace) = self.0.get_mut(run) {
+        if let Some(pace) = self.runs.get_mut(run) {
             pace.held = None;
         }
     }
 
     /// A replay has ended; `steps` of its run are running. How long to wait before [`Self::due`] is asked,
     /// if a wake is held back.
-    pub fn replayed(&mut self, run: &str, took: Duration, steps: usize) -> Option<Duration> {
+    pub fn replayed(&mut self, run: &str, took: Duration, steps: usize, backlog: bool) -> Option<Duration> {
         if steps < FEW {
             if self.is_holding(run) {
                 return Some(Duration::ZERO);
             }
             // No fan-out any more: nothing of this run is kept.
-            self.0.remove(run);
+            self.runs.remove(run);
             return None;
         }
-        let pace = self.0.entry(run.to_owned()).or_default();
+        let pace = self.pace(run);
         pace.last = Some((took, Instant::now()));
-        pace.held.is_some().then(|| pause(took))
+        pace.held.is_some().then(|| pause(took, backlog))
     }
 
-    /// The wake to bring forward when the pause after a replay is over.
-    pub fn due(&mut self, run: &str, backlog: bool) -> Option<Push> {
-        let pace = self.0.get_mut(run).filter(|_| !backlog)?;
-        let resting = pace.last.is_none_or(|(took, ended)| ended.elapsed() >= pause(took));
-        at_once(pace.held.take_if(|_| resting)?)
+    /// The wake to bring forward when the pause after a replay is over; otherwise how long to wait before this is
+    /// asked again, if a wake is held back.
+    pub fn due(&mut self, run: &str, backlog: bool) -> Result<Push, Option<Duration>> {
+        let Some(pace) = self.runs.get_mut(run) else { return Err(None) };
+        let rest = pace.rest(backlog);
+        let wake = pace.held.take_if(|_| rest.is_zero());
+        wake.map(at_once).ok_or_else(|| pace.held.is_some().then_some(rest))
     }
 
     /// Delays a wake that comes too early.
@@ -85,16 +105,17 @@ impl Paces {
         if situation.steps < FEW {
             return;
         }
-        let last = self.0.get(&wake.group).and_then(|pace| pace.last);
-        let delay = match last {
+        let pace = self.runs.get(&wake.group).filter(|pace| pace.last.is_some());
+        let delay = match pace {
             // How long this replay takes, its end will tell.
-            _ if situation.backlog || situation.replaying => LONGEST_HOLD,
+            _ if situation.replaying => LONGEST_HOLD,
+            Some(pace) => pace.rest(situation.backlog),
+            None if situation.backlog => pause(UNMEASURED, true),
             None => return,
-            Some((took, ended)) => pause(took).saturating_sub(ended.elapsed()),
         };
         if delay > wake.delay {
             wake.delay = delay;
-            self.0.entry(wake.group.clone()).or_default().held = Some(wake.clone());
+            self.pace(&wake.group).held = Some(wake.clone());
         }
     }
 
@@ -104,21 +125,36 @@ impl Paces {
         if steps > 0 || backlog {
             return None;
         }
-        at_once(self.0.remove(run)?.held?)
+        self.runs.remove(run)?.held.map(at_once)
     }
 
     pub fn is_holding(&self, run: &str) -> bool {
-        self.0.get(run).is_some_and(|pace| pace.held.is_some())
+        self.runs.get(run).is_some_and(|pace| pace.held.is_some())
+    }
+
+    fn pace(&mut self, run: &str) -> &mut Pace {
+        let now = Instant::now();
+        if self.looked.is_none_or(|at| now - at >= LOOK_FOR_FORGOTTEN) {
+            self.looked = Some(now);
+            self.runs.retain(|_, pace| now - pace.touched < FORGOTTEN);
+        }
+        let pace = self.runs.entry(run.to_owned()).or_insert(Pace { last: None, held: None, touched: now });
+        pace.touched = now;
+        pace
     }
 }
 
-fn pause(took: Duration) -> Duration {
-    (took * PAUSE).min(LONGEST_PAUSE)
+fn pause(took: Duration, backlog: bool) -> Duration {
+    if backlog {
+        took.saturating_mul(PAUSE_IN_BACKLOG).min(LONGEST_PAUSE_IN_BACKLOG)
+    } else {
+        took.saturating_mul(PAUSE).min(LONGEST_PAUSE)
+    }
 }
 
-fn at_once(mut wake: Push) -> Option<Push> {
+fn at_once(mut wake: Push) -> Push {
     wake.delay = Duration::ZERO;
-    Some(wake)
+    wake
 }
 
 #[cfg(test)]
@@ -147,7 +183,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn while_many_steps_run_a_wake_waits_for_two_replays_time() {
         let mut paces = Paces::default();
-        paces.replayed("wrun_1", Duration::from_millis(100), 10);
+        paces.replayed("wrun_1", Duration::from_millis(100), 10, false);
         tokio::time::advance(Duration::from_millis(50)).await;
         let mut held = wake();
         paces.hold(&mut held, IDLE);
@@ -158,19 +194,19 @@ mod tests {
     async fn a_wake_during_a_replay_waits_for_twice_the_time_that_this_takes() {
         let mut paces = Paces::default();
         paces.hold(&mut wake(), Situation { replaying: true, ..IDLE });
-        let pause = paces.replayed("wrun_1", Duration::from_millis(100), 10);
+        let pause = paces.replayed("wrun_1", Duration::from_millis(100), 10, false);
         assert_eq!(pause, Some(Duration::from_millis(200)));
-        assert!(paces.due("wrun_1", false).is_none());
+        assert_eq!(paces.due("wrun_1", false).err(), Some(pause));
         tokio::time::advance(Duration::from_millis(200)).await;
-        assert!(paces.due("wrun_1", true).is_none());
-        assert_eq!(paces.due("wrun_1", false).map(|wake| wake.delay), Some(Duration::ZERO));
-        assert!(paces.due("wrun_1", false).is_none());
+        assert_eq!(paces.due("wrun_1", true).err(), Some(Some(Duration::from_millis(300))));
+        assert_eq!(paces.due("wrun_1", false).ok().map(|wake| wake.delay), Some(Duration::ZERO));
+        assert_eq!(paces.due("wrun_1", false).err(), Some(None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_running_step_brings_a_held_wake_forward() {
         let mut paces = Paces::default();
-        paces.replayed("wrun_1", Duration::from_millis(100), 3);
+        paces.replayed("wrun_1", Duration::from_millis(100), 3, false);
         paces.hold(&mut wake(), IDLE);
         assert!(paces.step_ended("wrun_1", 1, false).is_none());
         assert_eq!(paces.step_ended("wrun_1", 0, false).map(|wake| wake.delay), Some(Duration::ZERO));
@@ -180,29 +216,51 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_steps_are_not_held_up() {
         let mut paces = Paces::default();
-        paces.replayed("wrun_1", Duration::from_millis(100), 1);
+        paces.replayed("wrun_1", Duration::from_millis(100), 1, false);
         let mut one = wake();
         paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
-        assert!(paces.0.is_empty());
-        paces.replayed("wrun_1", Duration::from_millis(100), 5);
-        paces.replayed("wrun_1", Duration::from_millis(100), 0);
-        assert!(paces.0.is_empty(), "a run that is no fan-out any more leaves nothing behind");
-        paces.replayed("wrun_1", Duration::from_millis(100), 5);
+        assert!(paces.runs.is_empty());
+        paces.replayed("wrun_1", Duration::from_millis(100), 5, false);
+        paces.replayed("wrun_1", Duration::from_millis(100), 0, false);
+        assert!(paces.runs.is_empty(), "a run that is no fan-out any more leaves nothing behind");
+        paces.replayed("wrun_1", Duration::from_millis(100), 5, false);
         paces.hold(&mut one, Situation { steps: 1, ..IDLE });
         assert_eq!(one.delay, Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_steps_wait_for_a_slot_their_run_waits_too_but_not_for_ever() {
+    async fn while_steps_wait_for_a_slot_their_run_waits_for_as_long_as_its_replays_cost() {
         let mut paces = Paces::default();
+        let backlog = Situation { backlog: true, ..IDLE };
         let mut first = wake();
-        paces.hold(&mut first, Situation { backlog: true, ..IDLE });
-        assert_eq!(first.delay, LONGEST_HOLD);
+        paces.hold(&mut first, backlog);
+        assert_eq!(first.delay, UNMEASURED * PAUSE_IN_BACKLOG);
         assert!(paces.step_ended("wrun_1", 0, true).is_none());
         assert!(paces.step_ended("wrun_1", 0, false).is_some());
+
+        for (took, delay) in [(100, 500), (200, 1000), (1000, 5000), (60_000, 15_000)] {
+            paces.replayed("wrun_1", Duration::from_millis(took), 10, true);
+            let mut held = wake();
+            paces.hold(&mut held, backlog);
+            assert_eq!(held.delay, Duration::from_millis(delay), "a replay takes {took} ms");
+        }
         let mut alone = wake();
-        paces.hold(&mut alone, Situation { backlog: true, steps: 1, ..IDLE });
+        paces.hold(&mut alone, Situation { steps: 1, ..backlog });
         assert_eq!(alone.delay, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_that_end_elsewhere_are_forgotten() {
+        let mut paces = Paces::default();
+        for n in 0..10_000 {
+            let run = format!("wrun_{n}");
+            paces.replayed(&run, Duration::from_millis(1), 10, false);
+            // Its last step ends while others wait for a slot.
+            assert!(paces.step_ended(&run, 0, true).is_none());
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let most = (FORGOTTEN + LOOK_FOR_FORGOTTEN).as_millis() / 100;
+        assert!(paces.runs.len() <= most as usize, "{} runs", paces.runs.len());
     }
 }

@@ -9,7 +9,7 @@ use super::outbox::Outbox;
 pub use super::store::{Depth, check, setup};
 use super::store::{Push, Pushed, Store};
 use super::worker::{Health, Worker};
-use super::{Deliver, Log, Message};
+use super::{Deliver, EventLoop, Log, Message};
 use crate::config::QueueConfig;
 use crate::database::Database;
 use crate::database::patience::LONGEST_CALL;
@@ -24,6 +24,7 @@ pub struct PgBossQueue {
     log: Arc<dyn Log>,
     outbox: Outbox<Push, String>,
     worker: Mutex<Option<Arc<Worker>>>,
+    event_loop: Arc<EventLoop>,
 }
 
 impl PgBossQueue {
@@ -35,6 +36,7 @@ impl PgBossQueue {
             log,
             outbox: Outbox::new(1, BATCH),
             worker: Mutex::default(),
+            event_loop: Arc::default(),
         })
     }
 
@@ -55,8 +57,13 @@ impl PgBossQueue {
         check(&self.store.database, &self.config).await?;
         let mut worker = self.worker_slot();
         if worker.is_none() {
-            *worker =
-                Some(Worker::start(Arc::clone(&self.store), &self.config, deliver, Arc::clone(&self.log)));
+            *worker = Some(Worker::start(
+                Arc::clone(&self.store),
+                &self.config,
+                deliver,
+                Arc::clone(&self.log),
+                Arc::clone(&self.event_loop),
+            ));
         }
         Ok(())
     }
@@ -67,6 +74,11 @@ impl PgBossQueue {
         if let Some(worker) = worker {
             worker.close(limit).await;
         }
+    }
+
+    /// Of the JavaScript that is to execute deliveries: it should tick while it turns.
+    pub fn event_loop(&self) -> &EventLoop {
+        &self.event_loop
     }
 
     /// What this process does; `None` where no worker was started.

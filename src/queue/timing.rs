@@ -26,6 +26,20 @@ pub const RESCUE_QUIET: Duration = Duration::from_secs(30);
 /// statement may take, with its wait for a connection.
 pub const STUCK: Duration = Duration::from_secs(30);
 
+/// How often the event loop ticks, and is looked at.
+pub const LOOP_TICK: Duration = Duration::from_millis(500);
+/// A worker whose event loop has not turned for this long claims nothing, and hands back what has not begun.
+pub const LOOP_BLOCKED: Duration = Duration::from_secs(2);
+pub const LOOP_WARN: Duration = Duration::from_secs(5);
+/// How long a lag is shown after it has ended.
+pub const LOOP_RECENT: Duration = Duration::from_secs(30);
+
+/// How long all slots of a kind may only wait before there are more; see `worker::watch`.
+pub const STALLED: Duration = Duration::from_secs(4);
+pub const STALLED_AGAIN: Duration = Duration::from_secs(1);
+/// After this long without a further one, only what runs keeps its additional slots.
+pub const STALLED_FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// How often jobs that ended are looked through for those that were kept long enough.
 pub const PURGE: Duration = Duration::from_secs(600);
 

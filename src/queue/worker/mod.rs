@@ -13,6 +13,7 @@ mod service;
 mod state;
 mod sweep;
 mod turns;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,10 +28,12 @@ use tokio::time::{Instant, sleep};
 use self::service::Pulse;
 pub use self::state::Reserved;
 use self::state::{Gate, Pacing, Running, Slots, State};
+use self::watch::Watch;
 use super::pace::{Paces, Situation};
 use super::store::{Action, Claim, Push, Pushed, Store};
-use super::timing::{CLAIM_AGAIN, LEASE, NOT_TAKEN, STUCK, TARGET_STARTS, backoff, retry_delay};
-use super::{Deliver, Delivery, Kind, Level, Log, Message, Outcome};
+use super::ticket::HeldTicket;
+use super::timing::{CLAIM_AGAIN, LEASE, LOOP_WARN, NOT_TAKEN, STUCK, TARGET_STARTS, backoff, retry_delay};
+use super::{Deliver, Delivery, EventLoop, Kind, Level, Log, Message, Outcome};
 use crate::config::QueueConfig;
 use crate::tasks::{self, caught};
 
@@ -38,6 +41,7 @@ pub struct Worker {
     store: Arc<Store>,
     deliver: Arc<dyn Deliver>,
     log: Arc<dyn Log>,
+    event_loop: Arc<EventLoop>,
     namespace: Option<String>,
     state: Mutex<State>,
     /// The turns look again.
@@ -82,7 +86,11 @@ pub struct Health {
     pub listening: bool,
     pub running_flows: usize,
     pub running_steps: usize,
+    /// For flows and for steps each, as configured.
     pub capacity: usize,
+    /// The slots that there are now: more than configured where all of those only waited.
+    pub flow_slots: usize,
+    pub step_slots: usize,
     pub deliveries: u64,
     pub completed: u64,
     pub failed: u64,
@@ -106,6 +114,8 @@ pub struct Health {
     pub last_heartbeat_ms: Option<u64>,
     /// Since expired leases were last looked for.
     pub last_sweep_ms: u64,
+    /// The longest time lately for which the event loop did not turn.
+    pub event_loop_lag_ms: u64,
     /// Why this worker is not healthy. Empty: it is.
     #[serde(skip)]
     pub problems: Vec<String>,
@@ -117,12 +127,14 @@ impl Worker {
         config: &QueueConfig,
         deliver: Arc<dyn Deliver>,
         log: Arc<dyn Log>,
+        event_loop: Arc<EventLoop>,
     ) -> Arc<Self> {
-        let slots = || Slots::new(config.concurrency as usize);
+        let slots = || Slots::new(config.concurrency as usize, config.concurrency_limit as usize);
         let worker = Arc::new(Self {
             store,
             deliver,
             log,
+            event_loop,
             namespace: config.namespace.clone(),
             state: Mutex::new(State {
                 slots: [slots(), slots()],
@@ -133,6 +145,7 @@ impl Worker {
                 not_taken: None,
                 paces: Paces::default(),
                 trouble: None,
+                watch: Watch::default(),
             }),
             wake: Notify::new(),
             first_lease: Notify::new(),
@@ -147,6 +160,7 @@ impl Worker {
         worker.spawn("The search for stranded runs", Self::keep_rescuing);
         worker.spawn("The purge of ended jobs", Self::keep_purging);
         worker.spawn("The wait for notifications", Self::listen);
+        worker.spawn("The watch over the event loop and the slots", Self::keep_watch);
         worker.knock_after(Duration::ZERO);
         worker
     }
@@ -180,7 +194,9 @@ impl Worker {
             listening: self.store.database.notifications.is_listening(),
             running_flows: state.running(Kind::Flow),
             running_steps: state.running(Kind::Step),
-            capacity: state.slots(Kind::Flow).capacity,
+            capacity: state.slots(Kind::Flow).configured,
+            flow_slots: state.slots(Kind::Flow).capacity,
+            step_slots: state.slots(Kind::Step).capacity,
             deliveries: count(&self.counters.deliveries),
             completed: count(&self.counters.completed),
             failed: count(&self.counters.failed),
@@ -194,16 +210,19 @@ impl Worker {
             last_turn_ms: whole_ms(self.pulses.turn.age()),
             last_heartbeat_ms: (!state.running.is_empty()).then(|| whole_ms(self.pulses.heartbeat.age())),
             last_sweep_ms: whole_ms(self.pulses.sweep.age()),
+            event_loop_lag_ms: whole_ms(state.watch.longest_lag()),
             problems,
         }
     }
 
     fn problems(&self) -> Vec<String> {
         let late = |what: &str, age: Duration| format!("{what} for {:.1} s", age.as_secs_f64());
+        let lag = Some(self.state().watch.longest_lag()).filter(|lag| *lag >= LOOP_WARN);
         let stuck = |pulse: &Pulse| Some(pulse.age()).filter(|age| *age > STUCK);
         [
             stuck(&self.pulses.turn).map(|age| late("Jobs were neither claimed nor settled", age)),
             stuck(&self.pulses.sweep).map(|age| late("Expired leases were not looked for", age)),
+            lag.map(|lag| late("The event loop of the process did not turn", lag)),
             self.overdue_heartbeat()
                 .map(|age| late("The leases of running deliveries were not renewed", age)),
         ]
@@ -275,10 +294,14 @@ impl Worker {
         self: &Arc<Self>,
         claim: Claim,
         group: String,
-        delivery: std::result::Result<Delivery, String>,
+        mut delivery: std::result::Result<Delivery, String>,
         attempt: u32,
         asked: Instant,
     ) {
+        let ticket = HeldTicket::issue();
+        if let Ok(delivery) = &mut delivery {
+            delivery.ticket = ticket.ticket().clone();
+        }
         {
             let mut state = self.state();
             if state.running.is_empty() {
@@ -290,7 +313,7 @@ impl Worker {
             }
             state.running.insert(
                 claim.clone(),
-                Running { group, since: Instant::now(), task: None, settling: false, lost: false },
+                Running { group, since: Instant::now(), task: None, settling: false, lost: false, ticket },
             );
             // This process was stopped for as long as a lease lasts: another worker has the job by now.
             if !state.takes_jobs() || asked.elapsed() >= LEASE {
@@ -411,14 +434,15 @@ impl Worker {
                 sleep(pause).await;
                 let mut state = self.state();
                 let backlog = state.slots(Kind::Step).backlog;
-                if let Some(wake) = state.paces.due(&run, backlog) {
+                let steps = state.delivering(Kind::Step, &run);
+                if let Some(wake) = state.paces.step_ended(&run, steps, backlog) {
                     break wake;
                 }
-                // With steps running, the end of the last one brings it forward.
-                if !state.paces.is_holding(&run) || state.delivering(Kind::Step, &run) > 0 || state.closing {
-                    return;
+                match state.paces.due(&run, backlog) {
+                    Ok(wake) => break wake,
+                    Err(Some(rest)) if !state.closing => pause = rest.max(CLAIM_AGAIN),
+                    Err(_) => return,
                 }
-                pause = CLAIM_AGAIN;
             },
         };
         let mut pushes = [wake];

@@ -8,9 +8,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Worker;
+use super::watch::{Stall, Watch};
 use crate::queue::Kind;
 use crate::queue::pace::Paces;
 use crate::queue::store::{Action, Claim, Push, Settlement};
+use crate::queue::ticket::HeldTicket;
 use crate::queue::timing::{CLAIM_AGAIN, LONGEST_DELAY, NOT_TAKEN_SHOWN};
 
 pub(super) struct State {
@@ -24,10 +26,17 @@ pub(super) struct State {
     pub(super) paces: Paces,
     /// When PostgreSQL last failed us: the leases of others may have suffered from the same.
     pub(super) trouble: Option<Instant>,
+    pub(super) watch: Watch,
 }
 
 pub(super) struct Slots {
+    pub(super) configured: usize,
+    /// How many there are now: as many as configured, or up to `limit` while those only wait.
     pub(super) capacity: usize,
+    pub(super) limit: usize,
+    pub(super) stall: Stall,
+    /// How many deliveries have ended.
+    pub(super) ended: u64,
     /// For jobs that a statement under way may claim; see [`Reserved`].
     reserved: usize,
     /// Jobs may be waiting to be claimed.
@@ -49,6 +58,7 @@ pub(super) struct Running {
     pub(super) settling: bool,
     /// Another worker has the job by now.
     pub(super) lost: bool,
+    pub(super) ticket: HeldTicket,
 }
 
 /// What follows from the end of a delivery for a wake that was held back.
@@ -126,7 +136,7 @@ impl State {
 
     /// Whether this worker may claim anything now.
     pub(super) fn takes_jobs(&self) -> bool {
-        self.gate.open && !self.closing
+        self.gate.open && !self.closing && !self.watch.blocked
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
@@ -146,9 +156,12 @@ impl State {
         let Running { group, since, .. } = self.running.get(claim)?;
         let (run, took) = (group.clone(), since.elapsed());
         let steps = self.delivering(Kind::Step, &run);
+        let backlog = self.slots(Kind::Step).backlog;
         match claim.kind {
-            Kind::Flow => self.paces.replayed(&run, took, steps).map(|pause| Pacing::Pause { run, pause }),
-            Kind::Step => match self.paces.step_ended(&run, steps, self.slots(Kind::Step).backlog) {
+            Kind::Flow => {
+                self.paces.replayed(&run, took, steps, backlog).map(|pause| Pacing::Pause { run, pause })
+            }
+            Kind::Step => match self.paces.step_ended(&run, steps, backlog) {
                 Some(wake) => Some(Pacing::Wake(wake)),
                 None => (steps == 0 && self.paces.is_holding(&run))
                     .then_some(Pacing::Pause { run, pause: CLAIM_AGAIN }),
@@ -196,8 +209,20 @@ impl State {
 }
 
 impl Slots {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, reserved: 0, backlog: true, signals: 0, next: None, since: None }
+    pub(super) fn new(configured: usize, limit: usize) -> Self {
+        let stall = Stall::default();
+        Self {
+            configured,
+            capacity: configured,
+            limit,
+            stall,
+            ended: 0,
+            reserved: 0,
+            backlog: true,
+            signals: 0,
+            next: None,
+            since: None,
+        }
     }
 
     pub(super) fn signal(&mut self) {

@@ -121,6 +121,7 @@ impl Worker {
             state.lose(&mut turn.lost);
             for settlement in &settlements {
                 state.running.remove(&settlement.claim);
+                state.slots_mut(settlement.claim.kind).ended += 1;
             }
             taken.reserved.change(&mut state, claimed);
             for settlement in &settlements {

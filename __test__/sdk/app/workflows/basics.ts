@@ -36,6 +36,12 @@ export async function fanOut(width: number, ms = 0) {
   return squares.reduce((total, n) => total + n, 0);
 }
 
+/** The first step takes `first` ms, the others `ms`. */
+export async function race(width: number, first: number, ms: number) {
+  'use workflow';
+  return Promise.race(Array.from({ length: width }, (_, n) => square(n, n === 0 ? first : ms)));
+}
+
 export async function echo(value: unknown) {
   'use workflow';
   return { direct: value, fromStep: await repeat(value) };
