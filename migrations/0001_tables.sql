@@ -155,6 +155,16 @@ CREATE TABLE :"schema".workflow_stream_chunks (
   PRIMARY KEY (stream_id, index)
 );
 
+-- One row: when a process last came through to renew or look after leases, and the latest time in which none did.
+-- Without an index: a transaction that stays open, such as a backup's, keeps all versions of the row in it.
+CREATE TABLE :"schema".workflow_pulse (
+  at       timestamptz NOT NULL,
+  gap_from timestamptz NOT NULL,
+  gap_to   timestamptz NOT NULL
+);
+
+INSERT INTO :"schema".workflow_pulse VALUES (now(), 'epoch', 'epoch');
+
 -- Calls that were sent again because their answer was lost, by the caller's number; see overtaken_calls.
 CREATE TABLE :"schema".workflow_repeated_calls (
   request_id  bigint PRIMARY KEY,

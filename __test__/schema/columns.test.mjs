@@ -67,7 +67,14 @@ describe('the Drizzle objects have the columns of the database, no fewer and no 
       [...new Set(rows.map(({ table_name }) => table_name))].sort(),
       [
         ...Object.values(tables).map((table) => getTableName(table)),
-        ...['runs', 'steps', 'hooks', 'workflow_migrations', 'workflow_repeated_calls'],
+        ...[
+          'runs',
+          'steps',
+          'hooks',
+          'workflow_migrations',
+          'workflow_repeated_calls',
+          'workflow_pulse',
+        ],
       ].sort(),
     );
   });

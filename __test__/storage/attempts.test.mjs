@@ -73,6 +73,9 @@ function newProcess(t) {
       (listener) => child.on('message', listener),
     ),
     kill,
+    /** Nothing of it moves, as in a machine that sleeps. */
+    stop: () => child.kill('SIGSTOP'),
+    go: () => child.kill('SIGCONT'),
   };
 }
 
@@ -151,4 +154,34 @@ test('a step that is lost beside others for the eleventh time has used up an att
     [step.stepId],
   );
   assert.equal(await newProcess(t).execute(step), 2);
+});
+
+test('after a time in which no process came through, a new one leaves the living their steps', async (t) => {
+  const step = await newStep();
+  const old = newProcess(t);
+  assert.equal(await old.execute(step), 1);
+  const lease = async () => {
+    const { rows } = await database.pool.query(
+      `SELECT attempt, lease_until, now() > lease_until AS expired
+       FROM ${schema}.workflow_steps WHERE step_id = $1`,
+      [step.stepId],
+    );
+    return rows[0];
+  };
+  const taken = (await lease()).lease_until;
+  while (Number((await lease()).lease_until) === Number(taken)) await sleep(50);
+  old.stop();
+  while (!(await lease()).expired) await sleep(100);
+  // The new one asks first, and again and again until the old one has renewed.
+  const executing = newProcess(t).execute(step);
+  await sleep(2_000);
+  assert.equal((await lease()).attempt, 1);
+  old.go();
+  while ((await lease()).expired) await sleep(50);
+  const { lease_until: renewed } = await lease();
+  while (Number((await lease()).lease_until) === Number(renewed)) await sleep(50);
+  assert.equal((await lease()).attempt, 1);
+  // Of one that is gone for good, the new one takes the step over.
+  await old.kill();
+  assert.equal(await executing, 2);
 });

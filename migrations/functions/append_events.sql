@@ -88,6 +88,7 @@ DECLARE
   external_event boolean;
   earlier   record;
   overtaken bigint[];
+  free_at   timestamptz;
   handed_over boolean;
   bystander boolean;
   ignored   text;
@@ -314,6 +315,14 @@ BEGIN
 
     WHEN 'step_started' THEN
       SELECT * INTO step FROM :"schema".workflow_steps WHERE run_id = run.run_id AND step_id = correlation_ids[i];
+      free_at := CASE WHEN step.status = 'running' AND leases[i] IS NOT NULL THEN step.lease_until END;
+      IF free_at > 'epoch' AND free_at <= clock_timestamp() THEN
+        -- Perhaps nobody could have renewed it: in the latest gap that is known, or in one that this very call ends.
+        SELECT :"schema".lease_end(free_at, leases[i] * interval '1 millisecond', p) INTO free_at FROM :"schema".workflow_pulse p;
+        IF free_at <= clock_timestamp() THEN
+          free_at := :"schema".lease_end(step.lease_until, leases[i] * interval '1 millisecond', :"schema".pulse());
+        END IF;
+      END IF;
       -- The run's end is told first: a cancel that overtook step_created leaves messages of steps that never were.
       IF ended AND step.status IS DISTINCT FROM 'running' THEN
         out_outcome := 'run_expired';
@@ -324,12 +333,9 @@ BEGIN
       ELSIF step.retry_after > at THEN
         out_outcome := 'too_early';
         out_entity := ceil(extract(epoch FROM step.retry_after - at));
-      ELSIF step.status = 'running' AND leases[i] IS NOT NULL AND clock_timestamp() < GREATEST(
-        -- Nobody could have renewed it while PostgreSQL was down.
-        step.lease_until, CASE WHEN step.lease_until IS NOT NULL THEN pg_postmaster_start_time() + leases[i] * interval '1 millisecond' END
-      ) THEN
+      ELSIF free_at > clock_timestamp() THEN
         out_outcome := 'too_early';
-        out_entity := GREATEST(1, ceil(extract(epoch FROM step.lease_until - clock_timestamp())));
+        out_entity := GREATEST(1, ceil(extract(epoch FROM free_at - clock_timestamp())));
       ELSE
         -- An attempt is the step's own where its code failed, or its process died of it. One that was handed over
         -- goes on elsewhere, and one that was lost beside other steps was probably lost because of one of them.

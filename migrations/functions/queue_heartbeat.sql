@@ -9,6 +9,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_heartbeat(
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 BEGIN
+  PERFORM :"schema".pulse();
   WITH held AS (
     SELECT j.name, j.id FROM unnest(names, ids, claims) AS u(name, id, claim)
     JOIN :"queue_schema".job j ON j.name = ANY (names) AND j.id = ANY (ids) AND j.name = u.name AND j.id = u.id

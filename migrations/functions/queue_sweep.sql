@@ -2,8 +2,8 @@
 -- queue, without an attempt spent, and looks what comes next.
 --
 -- A lease is pg-boss's own heartbeat: heartbeat_on + heartbeat_seconds. Jobs that JavaScript workers
--- hold without one expire after expire_seconds. No lease expires while nobody could have renewed it:
--- the time that PostgreSQL was down does not count.
+-- hold without one expire after expire_seconds. No lease expires because nobody could have renewed it; see
+-- pulse.
 CREATE OR REPLACE FUNCTION :"schema".queue_sweep(
   flows   text,
   steps   text,
@@ -22,6 +22,8 @@ DECLARE
   expired uuid[];
   nearest timestamptz;
   expiry  timestamptz;
+  pulse   :"schema".workflow_pulse := :"schema".pulse();
+  ignored text;
 BEGIN
   FOREACH queue IN ARRAY ARRAY[flows, steps] LOOP
     IF release THEN
@@ -30,13 +32,15 @@ BEGIN
         SELECT j.id FROM :"queue_schema".job j
         WHERE j.name = queue AND j.state = 'active' AND j.group_id IS NOT NULL
           AND now() > CASE WHEN j.heartbeat_seconds IS NULL THEN j.started_on + j.expire_seconds * interval '1 second'
-                      ELSE GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second' END);
+                      ELSE :"schema".lease_end(j.heartbeat_on + j.heartbeat_seconds * interval '1 second',
+                                                j.heartbeat_seconds * interval '1 second', pulse) END);
       IF expired <> '{}' THEN
         SELECT array_agg(e.id ORDER BY e.singleton_key COLLATE "C") INTO expired FROM (
           SELECT j.id, j.singleton_key FROM :"queue_schema".job j
           WHERE j.name = queue AND j.id = ANY (expired) AND j.id <> ALL (own) AND j.state = 'active'
             AND now() > CASE WHEN j.heartbeat_seconds IS NULL THEN j.started_on + j.expire_seconds * interval '1 second'
-                        ELSE GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second' END
+                        ELSE :"schema".lease_end(j.heartbeat_on + j.heartbeat_seconds * interval '1 second',
+                                                j.heartbeat_seconds * interval '1 second', pulse) END
           FOR UPDATE SKIP LOCKED
         ) e;
       END IF;
@@ -54,7 +58,8 @@ BEGIN
       END IF;
     END IF;
 
-    SELECT min(GREATEST(j.heartbeat_on, pg_postmaster_start_time()) + j.heartbeat_seconds * interval '1 second') INTO expiry
+    SELECT min(:"schema".lease_end(j.heartbeat_on + j.heartbeat_seconds * interval '1 second',
+                                   j.heartbeat_seconds * interval '1 second', pulse)) INTO expiry
       FROM :"queue_schema".job j WHERE j.name = queue AND j.state = 'active' AND j.group_id IS NOT NULL;
     nearest := LEAST(nearest, expiry);
 
@@ -79,5 +84,7 @@ BEGIN
   IF nearest IS NOT NULL THEN
     RETURN QUERY SELECT 'expiry', NULL, ceil(extract(epoch FROM nearest - clock_timestamp()) * 1000)::bigint;
   END IF;
+  -- A release that a crash takes back is made again by the next sweep.
+  ignored := set_config('synchronous_commit', 'off', true);
 END
 $$;

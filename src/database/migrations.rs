@@ -23,6 +23,7 @@ const MIGRATIONS: &[Migration] = &[
 /// Replaced as a whole by each setup, after the migrations.
 const FUNCTIONS: &[&str] = &[
     include_str!("../../migrations/functions/entity_json.sql"),
+    include_str!("../../migrations/functions/pulse.sql"),
     include_str!("../../migrations/functions/overtaken_calls.sql"),
     include_str!("../../migrations/functions/append_events.sql"),
     include_str!("../../migrations/functions/stream_append.sql"),

@@ -9,6 +9,9 @@ pub const LEASE: Duration = Duration::from_secs(8);
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often a worker looks for expired leases and for what no notification told: the floor.
 pub const SWEEP: Duration = Duration::from_secs(5);
+/// The same while there are leases, of whatever process: each sweep notes in PostgreSQL that leases could be
+/// renewed, and a silence of more than 3 s says that they could not (`pulse.sql`).
+pub const SWEEP_BESIDE_LEASES: Duration = Duration::from_secs(2);
 /// The same while notifications do not arrive (no LISTEN through a pooler, a lost connection).
 pub const SWEEP_WITHOUT_LISTEN: Duration = Duration::from_millis(500);
 /// Sweeps never follow each other faster.

@@ -8,7 +8,7 @@ use super::Worker;
 use super::service::Service;
 use crate::error::Result;
 use crate::queue::Level;
-use crate::queue::timing::{BACKOFF_MAX, LEASE, SWEEP, SWEEP_GAP, SWEEP_WITHOUT_LISTEN};
+use crate::queue::timing::{BACKOFF_MAX, LEASE, SWEEP, SWEEP_BESIDE_LEASES, SWEEP_GAP, SWEEP_WITHOUT_LISTEN};
 
 const SERVICE: Service = Service { name: "The sweep for expired leases", longest_pause: BACKOFF_MAX };
 
@@ -45,6 +45,7 @@ impl Worker {
         self.wake.notify_one();
         let period =
             if self.store.database.notifications.is_listening() { SWEEP } else { SWEEP_WITHOUT_LISTEN };
-        Ok(swept.expiry.unwrap_or(period).min(period).max(SWEEP_GAP))
+        let soon = swept.expiry.map_or(period, |expiry| expiry.min(SWEEP_BESIDE_LEASES));
+        Ok(soon.min(period).max(SWEEP_GAP))
     }
 }

@@ -8,4 +8,4 @@ WITH held AS (
 )
 UPDATE :"schema".workflow_steps s
 SET lease_until = clock_timestamp() + $4 * interval '1 millisecond', lease_shared = $5
-FROM held h WHERE s.run_id = h.run_id AND s.step_id = h.step_id
+FROM held h, :"schema".pulse() WHERE s.run_id = h.run_id AND s.step_id = h.step_id
