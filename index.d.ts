@@ -179,7 +179,12 @@ export function createWorld(options?: PostgresWorldConfig): PostgresWorld;
 export interface MessageData {
   /** The queue's name without its prefix: the name of the workflow or step. */
   id: string;
-  /** A second message of the same key must be dropped while the first is waiting or being executed. */
+  /**
+   * A second message of the same key must be dropped while the first is waiting or being executed; after
+   * that the key is as good as new. Steps have one. Messages to a workflow have none, unless your own
+   * `world.queue()` gives them one: the built-in queue merges those that wait by their run, whatever their
+   * key, and looks at the key where a message is about no run.
+   */
   idempotencyKey?: string;
   /** `__wkf_workflow_<id>` or `__wkf_step_<id>`. */
   queueName: string;
@@ -206,8 +211,9 @@ export interface MessageData {
  * pushes a fresh message with `delaySeconds` into its own driver. A driver that ignores `delaySeconds`,
  * or caps it, breaks nothing: what it delivers too early is held for up to a second and pushed again.
  *
- * Messages of one `idempotencyKey` should not live side by side. A driver that lets them costs messages,
- * not executions: a step that runs is leased, and what delivers it meanwhile is told to come back.
+ * Messages of one `idempotencyKey`, which are those of one step, should not live side by side. A driver that
+ * lets them costs messages, not executions: a step that runs is leased, and what delivers it meanwhile is
+ * told to come back.
  */
 export interface QueueDriver {
   /**

@@ -22,7 +22,7 @@ pub enum Error {
     #[error("{0}")]
     RunExpired(String),
     /// `TooEarlyError`, status 425.
-    #[error("Cannot start step \"{step_id}\": its retry time is {retry_after_seconds} s away")]
+    #[error("Cannot start step \"{step_id}\": its retryAfter is {retry_after_seconds} s away")]
     TooEarly { step_id: String, retry_after_seconds: u64 },
     /// `PreconditionFailedError`, status 412: the caller's snapshot of the log is stale.
     #[error("An event was recorded after the snapshot that this {event_type} was made from")]

@@ -533,6 +533,35 @@ describe('steps', () => {
     assert.equal((await events.create(runId, event('step_started', stepId))).step.attempt, 2);
   });
 
+  test('refusals hold the words that other suites and tools look for', async () => {
+    const runId = await runningRun(world);
+    const [stepId, waiting] = [await runningStep(world, runId), await runningStep(world, runId)];
+    const retryAfter = new Date(Date.now() + 60_000);
+    await events.create(runId, event('step_completed', stepId, { result: bytes('r') }));
+    await events.create(runId, event('step_retrying', waiting, { error: 'e', retryAfter }));
+    const words = async (/** @type {string | null} */ id, /** @type {any} */ what) =>
+      (await refusal(events.create(id, what))).message;
+    const [missing, pending] = [`step_${ulid()}`, await pendingStep(world, runId)];
+    assert.match(await words(null, event('run_started')), /runId is required/);
+    assert.match(await words(runId, event('step_started', stepId)), /terminal/);
+    assert.match(await words(runId, event('step_failed', stepId, { error: 'e' })), /terminal/);
+    assert.match(await words(runId, event('step_started', waiting)), /retryAfter/);
+    assert.match(await words(runId, event('step_started', missing)), /" not found/);
+    assert.match(await words(runId, event('wait_completed', `wait_${ulid()}`)), /" not found/);
+    assert.match(await words(runId, stepCreated(stepId)), /already exists/);
+    await events.create(runId, ENDS.cancelled);
+    for (const late of [
+      event('run_started'),
+      ENDS.completed,
+      stepCreated(missing),
+      event('step_started', pending),
+      event('hook_created', `hook_${ulid()}`, { token: ulid() }),
+      event('wait_created', `wait_${ulid()}`, { resumeAt: new Date() }),
+    ]) {
+      assert.match(await words(runId, late), /terminal/, late.eventType);
+    }
+  });
+
   test('nothing happens to a step that has ended', async () => {
     for (const end of [
       { eventType: 'step_completed', eventData: { result: bytes('r') } },

@@ -95,7 +95,7 @@ impl Append {
         }
         match (&self.run_id, event_type) {
             (None, "run_created") => self.run_id = Some(new_run_id()),
-            (None, _) => return Err(Error::Invalid(format!("{event_type} needs a runId"))),
+            (None, _) => return Err(Error::Invalid(format!("runId is required for {event_type}"))),
             (Some(run_id), "run_created") => check_new_run_id(run_id, now_ms())?,
             (Some(run_id), _) => drop(check_id("runId", run_id)?),
         }
@@ -508,9 +508,11 @@ fn refusal(call: &Append, outcome: &str, detail: Option<&str>) -> Error {
              later attempt, or its run has ended"
         )),
         "run_not_found" => Error::RunNotFound { run_id: run_id.to_owned() },
-        "run_expired" => Error::RunExpired(format!("{event_type} refused: run \"{run_id}\" has ended")),
-        "step_not_found" => Error::NotFound(format!("Step not found: {subject}")),
-        "wait_not_found" => Error::NotFound(format!("Wait not found: {subject}")),
+        "run_expired" => {
+            Error::RunExpired(format!("{event_type} refused: run \"{run_id}\" is in a terminal state"))
+        }
+        "step_not_found" => Error::NotFound(format!("Step \"{subject}\" not found")),
+        "wait_not_found" => Error::NotFound(format!("Wait \"{subject}\" not found")),
         "hook_not_found" => Error::HookNotFound { token: subject.to_owned() },
         "too_early" => Error::TooEarly {
             step_id: subject.to_owned(),

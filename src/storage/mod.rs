@@ -165,7 +165,7 @@ impl Storage {
     }
 
     pub async fn step(&self, run_id: Option<&str>, step_id: &str, with_payloads: bool) -> Result<Reply> {
-        let missing = || Error::NotFound(format!("Step not found: {step_id}"));
+        let missing = || Error::NotFound(format!("Step \"{step_id}\" not found"));
         if !can_exist(step_id) || !run_id.is_none_or(can_exist) {
             return Err(missing());
         }
@@ -286,7 +286,7 @@ impl Storage {
 
     pub async fn event(&self, run_id: &str, event_id: &str, with_payloads: bool) -> Result<Reply> {
         let ids = EventIds::of(run_id);
-        let missing = || Error::NotFound(format!("Event not found: {event_id}"));
+        let missing = || Error::NotFound(format!("Event \"{event_id}\" not found"));
         let slot = ids.decode(event_id).filter(|_| can_exist(run_id)).ok_or_else(missing)?;
         let statement =
             self.list(include_str!("sql/events_list.sql"), Order::Ascending, 1, &[(true, "slot =", 3)]);
