@@ -27,7 +27,8 @@ export interface PostgresWorldConfig {
   /**
    * Authenticates deliveries. Several tokens, separated by commas, are all accepted and the first is
    * sent, so that tokens can be rotated. Environment: `WORKFLOW_POSTGRES_SECURITY_TOKEN`. Default:
-   * `secret`, which production (`NODE_ENV=production`) refuses.
+   * `secret`, which is refused, as is every token that documentation shows, unless `NODE_ENV` is `development` or
+   * `test`. A token of fewer than 16 characters is warned of.
    */
   securityToken?: string;
   /** Makes the queue driver. Default: `() => createPgBossHttpProxyQueue()`. */

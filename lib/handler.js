@@ -14,6 +14,7 @@ const WORLD = 'postgres';
 const PROBE_HEADER = 'x-workflow-probe';
 /** A step's arguments travel in messages of the storage, not of the queue: this is far above any. */
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
+const REFUSALS_LOGGED_EVERY_MS = 60_000;
 
 /** Ten years. */
 const LONGEST_WAIT_SECONDS = 10 * 365 * 24 * 60 * 60;
@@ -44,8 +45,11 @@ const TICKET_HEADER = 'x-workflow-ticket';
 /**
  * The `createQueueHandler` of a World: receives deliveries of one kind of queue.
  * @param {() => Authenticate} authenticate
+ * @param {(line: import('../index.js').LogLine) => void} log
  */
-export function createQueueHandlerFactory(authenticate) {
+export function createQueueHandlerFactory(authenticate, log) {
+  const refuse = createRefusal(log);
+
   /**
    * @param {string} prefix
    * @param {Handler} handler
@@ -60,7 +64,7 @@ export function createQueueHandlerFactory(authenticate) {
       try {
         sender = authenticate()(headers);
       } catch (error) {
-        return refusal(error, { status: 401 });
+        return refuse(error);
       }
       const ticket = headers.get(TICKET_HEADER);
       const begin = () => ticket === null || native().beginDelivery(ticket);
@@ -75,7 +79,7 @@ export function createQueueHandlerFactory(authenticate) {
         try {
           sender.checkBody(body);
         } catch (error) {
-          return refusal(error, { status: 401 });
+          return refuse(error);
         }
         const meta = readMeta(headers, prefix);
         meta.attempt = sender.attemptOf(meta);
@@ -107,7 +111,9 @@ export function createQueueHandlerFactory(authenticate) {
 export function tokenAuthentication(acceptsToken, executeForeign) {
   return (headers) => {
     if (!acceptsToken(headers.get(TOKEN_HEADER) ?? '')) {
-      throw invalid(`Missing or wrong ${TOKEN_HEADER} header`);
+      throw invalid(
+        `it has no ${TOKEN_HEADER} header, or a token that is not one of this World's. If a worker of yours sent it, give both the same WORKFLOW_POSTGRES_SECURITY_TOKEN`,
+      );
     }
     return headers.has(FOREIGN_HEADER) ? { ...TRUSTED, execute: executeForeign } : TRUSTED;
   };
@@ -198,6 +204,27 @@ function tooLong() {
     status: 400,
     message: `The body exceeds ${MAX_BODY_BYTES} bytes`,
   });
+}
+
+/**
+ * The answer to strangers, who learn nothing from it. The log of this process has the reason, once a
+ * minute at most: anybody can send such requests.
+ * @param {(line: import('../index.js').LogLine) => void} log
+ */
+function createRefusal(log) {
+  let quietUntil = 0;
+  let unlogged = 0;
+  /** @param {unknown} error */
+  return (error) => {
+    unlogged += 1;
+    if (performance.now() >= quietUntil) {
+      const message = `A delivery was refused: ${messageOf(error)}`;
+      log({ level: 'warn', message, ...(unlogged > 1 && { refusedSinceLastLine: unlogged }) });
+      quietUntil = performance.now() + REFUSALS_LOGGED_EVERY_MS;
+      unlogged = 0;
+    }
+    return Response.json({ error: 'This delivery is not authenticated' }, { status: 401 });
+  };
 }
 
 /**

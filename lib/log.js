@@ -14,16 +14,23 @@ export function logToConsole({ level, message, ...fields }) {
 }
 
 /**
+ * Hands a line to the log function, whose failures must not reach whoever has something to tell.
+ * @param {(line: LogLine) => void} log
+ * @param {LogLine} line
+ */
+export function tell(log, line) {
+  try {
+    log(line);
+  } catch (error) {
+    console.error('[@workflow/world-postgres] The log function failed:', error);
+  }
+}
+
+/**
  * For the core: a function that never throws.
  * @param {(line: LogLine) => void} [log]
  * @returns {(level: string, message: string, fields: string) => void}
  */
 export function logger(log = logToConsole) {
-  return (level, message, fields) => {
-    try {
-      log({ ...JSON.parse(fields), level, message });
-    } catch (error) {
-      console.error('[@workflow/world-postgres] The log function failed:', error);
-    }
-  };
+  return (level, message, fields) => tell(log, { ...JSON.parse(fields), level, message });
 }

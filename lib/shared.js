@@ -44,3 +44,18 @@ export function share(key, create, dispose) {
     },
   };
 }
+
+/** What this process was told already. */
+const TOLD = Symbol.for('@workflow/world-postgres//told');
+
+/**
+ * Whether this is the first time in this process: for warnings that are given once.
+ * @param {string} what
+ */
+export function isFirst(what) {
+  const holder = /** @type {Record<symbol, Set<string> | undefined>} */ (globalThis);
+  holder[TOLD] ??= new Set();
+  const first = !holder[TOLD].has(what);
+  holder[TOLD].add(what);
+  return first;
+}

@@ -6,10 +6,11 @@ import { createForeignDeliveries } from './foreign.js';
 import { createQueueHandlerFactory, tokenAuthentication } from './handler.js';
 import { createHealth } from './health.js';
 import { reading } from './input.js';
-import { logToConsole } from './log.js';
+import { logToConsole, tell } from './log.js';
 import { BIND, createPgBossHttpProxyQueue, defined } from './pgboss.js';
 import { AUTHENTICATE } from './qstash.js';
 import { createQueue, push } from './queue.js';
+import { isFirst } from './shared.js';
 import { closeOnSignals } from './signals.js';
 import { createStorage } from './storage.js';
 import { createStreamer } from './streams.js';
@@ -52,11 +53,13 @@ export function createWorld(options) {
  */
 export function makeWorld(options, { anonymous, deploymentId }) {
   const resources = lazy(() => open(options));
-  const { log, streamFlushIntervalMs } = reading(() => ({
-    log: options.log ?? logToConsole,
+  const { givenLog, streamFlushIntervalMs } = reading(() => ({
+    givenLog: options.log,
     streamFlushIntervalMs: options.streamFlushIntervalMs ?? 0,
   }));
-  const lifecycle = createLifecycle(resources, log, () => {
+  /** @param {import('../index.js').LogLine} line */
+  const log = (line) => tell(givenLog ?? resources.peek()?.log ?? logToConsole, line);
+  const lifecycle = createLifecycle(resources, () => {
     const unregister = register(world, log);
     const ignoreSignals = options.closeOnSignals ? closeOnSignals(lifecycle.close) : undefined;
     return () => {
@@ -68,10 +71,11 @@ export function makeWorld(options, { anonymous, deploymentId }) {
   const foreign = createForeignDeliveries((queueName, data, sendOptions) =>
     push(lifecycle.use().driver, queueName, data, sendOptions),
   );
-  const authenticateByToken = tokenAuthentication(
-    (token) => lifecycle.use().configuration.acceptsToken(token),
-    foreign.execute,
-  );
+  const authenticateByToken = tokenAuthentication((token) => {
+    const { configuration } = lifecycle.use();
+    callSync(() => configuration.checkStart());
+    return configuration.acceptsToken(token);
+  }, foreign.execute);
   /** @type {import('./handler.js').Authenticate} */
   const authenticate = (headers) => {
     const { driver } = lifecycle.use();
@@ -90,8 +94,9 @@ export function makeWorld(options, { anonymous, deploymentId }) {
     events: { ...storage.events, create: createEvent(storage, lifecycle.use, queue) },
     ...createStreamer(() => lifecycle.use().core),
     queue,
-    createQueueHandler: createQueueHandlerFactory(() =>
-      anonymous ? authority(authenticate) : authenticate,
+    createQueueHandler: createQueueHandlerFactory(
+      () => (anonymous ? authority(authenticate) : authenticate),
+      log,
     ),
     getDeploymentId: async () => deploymentId(),
     start: lifecycle.start,
@@ -166,9 +171,21 @@ function open(given) {
   const driverOptions = driver[BIND]?.(options);
   const { jobPrefix } = { ...options, ...driverOptions };
   // The queues that serve a run are the driver's, whatever this World was told.
-  const configuration = configure({ ...driverOptions, ...options, jobPrefix });
-  const core = shareCore(configuration, options.log);
-  return { configuration, core, driver };
+  const settings = { ...driverOptions, ...options, jobPrefix };
+  const configuration = configure(settings);
+  const { log } = settings;
+  const core = shareCore(configuration, log);
+  if (!(AUTHENTICATE in driver)) warnOfToken(configuration, log);
+  return { configuration, core, driver, log };
+}
+
+/**
+ * Also in a process that is never started: it receives deliveries all the same.
+ * @param {import('../native/index.cjs').Configuration} configuration
+ * @param {(line: import('../index.js').LogLine) => void} [log]
+ */
+function warnOfToken({ tokenWeakness }, log = logToConsole) {
+  if (tokenWeakness && isFirst(tokenWeakness)) tell(log, { level: 'warn', message: tokenWeakness });
 }
 
 /**
@@ -195,10 +212,9 @@ function createDriver(factory) {
 
 /**
  * @param {{ get: () => ReturnType<typeof open>, peek: () => ReturnType<typeof open> | undefined }} resources
- * @param {(line: import('../index.js').LogLine) => void} log
  * @param {() => () => void} announce tells the process of the World; returns what undoes that
  */
-function createLifecycle(resources, log, announce) {
+function createLifecycle(resources, announce) {
   /** @type {Promise<void> | undefined} */
   let started;
   /** @type {Promise<void> | undefined} */
@@ -216,15 +232,7 @@ function createLifecycle(resources, log, announce) {
 
   async function start() {
     const { configuration, core, driver } = use();
-    const byToken = !(AUTHENTICATE in driver);
-    if (byToken) callSync(() => configuration.checkStart());
-    if (byToken && configuration.hasDefaultToken) {
-      log({
-        level: 'warn',
-        message:
-          'WORKFLOW_POSTGRES_SECURITY_TOKEN is not set: whoever reaches this app can execute workflow steps. Production refuses to start without it.',
-      });
-    }
+    if (!(AUTHENTICATE in driver)) callSync(() => configuration.checkStart());
     // Before anything takes its time: what the app sends meanwhile belongs to this World already.
     withdraw = announce();
     await call(core.check());

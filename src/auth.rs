@@ -9,8 +9,13 @@ use crate::error::{Error, Result};
 /// Sent with each delivery and verified before its body is read.
 pub const TOKEN_HEADER: &str = "x-workflow-secret";
 
-/// The seed's default. Good for a laptop; refused in production.
+/// The seed's default. Good for a laptop; refused elsewhere.
 pub const DEFAULT_TOKEN: &str = "secret";
+/// The tokens that documentation and examples show: everybody knows them.
+const KNOWN_TOKENS: [&str; 4] =
+    [DEFAULT_TOKEN, "your-secret-token", "your-secret-token-here", "a-token-for-development"];
+/// A shorter token may be guessed.
+const SHORTEST_GOOD_TOKEN: usize = 16;
 
 #[derive(Clone)]
 pub struct Tokens(Vec<String>);
@@ -38,8 +43,25 @@ impl Tokens {
         &self.0[0]
     }
 
-    pub fn has_default(&self) -> bool {
-        self.0.iter().any(|token| token == DEFAULT_TOKEN)
+    fn has_known(&self) -> bool {
+        self.0.iter().any(|token| KNOWN_TOKENS.contains(&token.as_str()))
+    }
+
+    /// What the operator should be warned of. Never the token itself.
+    pub fn weakness(&self) -> Option<&'static str> {
+        if self.has_known() {
+            Some(
+                "WORKFLOW_POSTGRES_SECURITY_TOKEN (or securityToken) is not set, or is one that everybody knows: whoever \
+                 reaches this app can execute workflow steps. It is accepted only while NODE_ENV is \"development\" or \"test\".",
+            )
+        } else if self.0.iter().any(|token| token.len() < SHORTEST_GOOD_TOKEN) {
+            Some(
+                "WORKFLOW_POSTGRES_SECURITY_TOKEN (or securityToken) has fewer than 16 characters and may be guessed: use a \
+                 long random value, such as that of `openssl rand -hex 32`.",
+            )
+        } else {
+            None
+        }
     }
 
     /// Constant-time in the content and the length of both sides: digests are compared, all of them.
@@ -52,13 +74,13 @@ impl Tokens {
     }
 }
 
-/// In production nobody may run with the token that everybody knows.
-pub fn check_production(tokens: &Tokens, production: bool) -> Result<()> {
-    if production && tokens.has_default() {
+/// Fails unless the tokens are secret, or this is a machine of a developer or of tests.
+pub fn check_tokens(tokens: &Tokens, development: bool) -> Result<()> {
+    if !development && tokens.has_known() {
         return Err(Error::Configuration(
-            "WORKFLOW_POSTGRES_SECURITY_TOKEN is not set (or is the default \"secret\"): in production anybody who \
-             reaches this app could execute workflow steps. Set it to a long random value, the same one for all \
-             processes, or pass securityToken."
+            "WORKFLOW_POSTGRES_SECURITY_TOKEN is not set (or is one that everybody knows, such as \"secret\"), and NODE_ENV \
+             is neither \"development\" nor \"test\": anybody who reaches this app could execute workflow steps. Set it \
+             to a long random value, the same one for all processes, or pass securityToken."
                 .to_owned(),
         ));
     }
@@ -80,12 +102,24 @@ mod tests {
     }
 
     #[test]
-    fn the_default_token_is_refused_in_production_only() {
-        let default = Tokens::parse(None).unwrap();
-        assert!(check_production(&default, false).is_ok());
-        assert!(check_production(&default, true).is_err());
-        assert!(check_production(&Tokens::parse(Some("secret,strong")).unwrap(), true).is_err());
-        assert!(check_production(&Tokens::parse(Some("strong")).unwrap(), true).is_ok());
+    fn a_token_that_everybody_knows_is_accepted_in_development_only() {
+        for known in [None, Some(""), Some("secret"), Some("secret,strong"), Some("your-secret-token-here")] {
+            let tokens = Tokens::parse(known).unwrap();
+            assert!(check_tokens(&tokens, true).is_ok(), "{known:?}");
+            assert!(check_tokens(&tokens, false).is_err(), "{known:?}");
+            assert!(tokens.weakness().is_some_and(|weakness| weakness.contains("NODE_ENV")), "{known:?}");
+        }
+        assert!(check_tokens(&Tokens::parse(Some("strong")).unwrap(), false).is_ok());
+    }
+
+    #[test]
+    fn a_short_token_is_a_weakness_and_a_long_one_is_not() {
+        let weakness = |tokens| Tokens::parse(Some(tokens)).unwrap().weakness();
+        assert!(
+            weakness("a-long-enough-token,fifteen-letters")
+                .is_some_and(|text| text.contains("16 characters"))
+        );
+        assert_eq!(weakness("sixteen-letters!"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use crate::auth::{Tokens, check_production};
+use crate::auth::{Tokens, check_tokens};
 use crate::error::{Error, Result};
 
 pub const DEFAULT_URL: &str = "postgres://world:world@localhost:5432/world";
@@ -77,8 +77,8 @@ pub struct Config {
     pub tokens: Tokens,
     pub target: Target,
     pub qstash: Option<QStashConfig>,
-    /// `NODE_ENV=production`.
-    pub production: bool,
+    /// `NODE_ENV` says that this is a machine of a developer or of tests. Without it, it is not.
+    pub development: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -245,13 +245,13 @@ impl Config {
             tokens,
             target: target(options, &env)?,
             qstash: options.qstash.as_ref().map(|options| qstash(options, &env)).transpose()?,
-            production: env("NODE_ENV") == Some("production"),
+            development: matches!(env("NODE_ENV"), Some("development" | "test")),
         })
     }
 
     /// What must hold before anything is executed.
     pub fn check_start(&self) -> Result<()> {
-        check_production(&self.tokens, self.production)
+        check_tokens(&self.tokens, self.development)
     }
 }
 

@@ -261,14 +261,15 @@ describe('settings', () => {
   });
 });
 
-describe('in production', () => {
+describe('the token of deliveries', () => {
   const program = `
     import { createWorld } from '@workflow/world-postgres';
     const world = createWorld();
     const handle = world.createQueueHandler('__wkf_step_', async () => {});
     const statuses = [];
+    const answers = [];
     for (const token of ['', 'secret', process.env.OFFERED]) {
-      const { status } = await handle(new Request('http://localhost', {
+      const response = await handle(new Request('http://localhost', {
         method: 'POST',
         body: '{}',
         headers: {
@@ -278,32 +279,59 @@ describe('in production', () => {
           'x-vqs-message-attempt': '1',
         },
       }));
-      statuses.push(status);
+      statuses.push(response.status);
+      answers.push(await response.text());
     }
     const { code, message } = await world.start().then(() => ({}), (error) => error);
     await world.close();
-    console.log(JSON.stringify({ statuses, code, message }));`;
-  /** @param {string | undefined} token */
-  const env = (token) => ({
-    NODE_ENV: 'production',
+    console.log(JSON.stringify({ statuses, answers, code, message }));`;
+  /** @param {string | undefined} token @param {string} [NODE_ENV] */
+  const env = (token, NODE_ENV) => ({
+    NODE_ENV,
     OFFERED: 'long-random-token',
     WORKFLOW_POSTGRES_SECURITY_TOKEN: token,
   });
 
-  for (const token of [undefined, '', 'secret', 'secret,long-random-token']) {
-    test(`the token ${JSON.stringify(token)} neither starts nor executes`, async () => {
-      const found = await printed(program, { env: env(token) });
-      assert.deepEqual(found.statuses, [401, 401, 401]);
-      assert.equal(found.code, 'CONFIGURATION');
-      assert.match(found.message, /WORKFLOW_POSTGRES_SECURITY_TOKEN/);
-      assert.doesNotMatch(found.message, /long-random-token/);
+  for (const environment of [undefined, '', 'production', 'staging']) {
+    for (const token of [undefined, 'secret', 'secret,long-random-token', 'your-secret-token']) {
+      test(`the token ${JSON.stringify(token)} neither starts nor executes where NODE_ENV is ${JSON.stringify(environment)}`, async () => {
+        const { output, errors } = await run(program, { env: env(token, environment) });
+        const found = JSON.parse(output);
+        assert.deepEqual(found.statuses, [401, 401, 401]);
+        assert.equal(found.code, 'CONFIGURATION');
+        // The reason is for whoever runs the process.
+        for (const reason of [found.message, errors]) {
+          assert.match(reason, /WORKFLOW_POSTGRES_SECURITY_TOKEN/);
+          assert.match(reason, /NODE_ENV/);
+          assert.doesNotMatch(reason, /long-random-token/);
+        }
+        assert.doesNotMatch(found.answers.join(), /WORKFLOW|NODE_ENV|token/);
+      });
+    }
+  }
+
+  for (const environment of ['development', 'test']) {
+    test(`without a token of one’s own, ${environment} starts and executes, and is warned once`, async () => {
+      const { output, errors } = await run(program, { env: env(undefined, environment) });
+      const found = JSON.parse(output);
+      assert.deepEqual([found.statuses, found.code], [[401, 200, 401], undefined], found.message);
+      assert.equal(errors.match(/is one that everybody knows/g)?.length, 1, errors);
     });
   }
 
-  test('a token of one’s own does', async () => {
-    const found = await printed(program, { env: env('long-random-token') });
-    assert.deepEqual(found.statuses, [401, 401, 200]);
-    assert.equal(found.code, undefined, found.message);
+  test('a token of one’s own does, without a warning', async () => {
+    const { output, errors } = await run(program, { env: env('long-random-token') });
+    const found = JSON.parse(output);
+    assert.deepEqual([found.statuses, found.code], [[401, 401, 200], undefined], found.message);
+    assert.doesNotMatch(errors, /SECURITY_TOKEN \(or/);
+    // However many strangers knock, one line a minute tells of them.
+    assert.equal(errors.match(/was refused/g)?.length, 1, errors);
+  });
+
+  test('a short token does, and is warned of once in a process', async () => {
+    const { output, errors } = await run(program, { env: { ...env('short'), OFFERED: 'short' } });
+    assert.deepEqual(JSON.parse(output).statuses, [401, 401, 200]);
+    assert.equal(errors.match(/fewer than 16 characters/g)?.length, 1, errors);
   });
 });
 

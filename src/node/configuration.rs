@@ -58,11 +58,11 @@ impl Configuration {
     }
 
     #[napi(getter, catch_unwind)]
-    pub fn has_default_token(&self) -> bool {
-        self.config.tokens.has_default()
+    pub fn token_weakness(&self) -> Option<&'static str> {
+        self.config.tokens.weakness()
     }
 
-    /// Whether a delivery with this token may be executed. In production the default token never is.
+    /// Whether a delivery with this token may be executed.
     #[napi(catch_unwind)]
     pub fn accepts_token(&self, token: String) -> bool {
         self.config.check_start().is_ok() && self.config.tokens.accept(&token)
