@@ -25,8 +25,8 @@ export interface QStashOptions {
   /** QStash's own address. Environment: `QSTASH_URL`. Default: `https://qstash.upstash.io`. */
   baseUrl?: string;
   /**
-   * How often QStash repeats a delivery that failed. When a handler fails the last time, the World
-   * publishes the message anew, until the SDK's own limit of 48. Default: 3, which every plan allows.
+   * How often QStash repeats a delivery that was not answered. Where a handler fails, the World publishes the
+   * message anew, until the SDK's own limit of 48. Default: 3, which every plan allows.
    */
   retries?: number;
   /**

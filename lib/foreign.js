@@ -13,7 +13,7 @@ const TRACE_HEADERS = ['traceparent', 'tracestate'];
 /**
  * @typedef {import('./handler.js').Delivery} Delivery
  * @typedef {{ running: Promise<void>, next?: Promise<void> }} Replay
- * @typedef {{ headers: Record<string, string>, delaySeconds: number, attempt?: number }} SendOptions
+ * @typedef {{ headers: Record<string, string>, delaySeconds: number, attempt?: number, idempotencyKey?: string }} SendOptions
  * @typedef {(queueName: string, data: Uint8Array, options: SendOptions) => Promise<unknown>} Send
  * @typedef {ReturnType<typeof createForeignDeliveries>} ForeignDeliveries
  */
@@ -40,13 +40,13 @@ export function createForeignDeliveries(send) {
   /**
    * @param {Delivery} delivery
    * @param {number} dueMs
-   * @param {number} [attempt]
+   * @param {{ attempt?: number, idempotencyKey?: string }} [options]
    */
-  const sendAgain = ({ body, headers, meta }, dueMs, attempt) =>
-    send(meta.queueName, new MessageBody(body), {
+  const sendAgain = ({ body, headers, meta }, dueMs, options) =>
+    send(meta.queueName, new MessageBody(body()), {
       headers: traceOf(headers),
       delaySeconds: Math.max(0, dueMs - Date.now()) / 1000,
-      attempt,
+      ...options,
     });
 
   /**
@@ -120,7 +120,7 @@ export function createForeignDeliveries(send) {
     // A timer may fire a millisecond before its time.
     if (early > 0) await pause(Math.min(early + 1, LONGEST_HOLD_MS));
     if (early > LONGEST_HOLD_MS) {
-      await sendAgain(delivery, notBefore, delivery.meta.attempt);
+      await sendAgain(delivery, notBefore, { attempt: delivery.meta.attempt });
       return;
     }
     const { runId, stepId } = /** @type {Record<string, unknown>} */ (Object(delivery.message));
@@ -141,12 +141,17 @@ export function createForeignDeliveries(send) {
   }
 
   /**
-   * Takes over the repetition of a delivery that failed, from a queue that would give up.
+   * Repeats a delivery that failed, for a queue that does not count attempts: by a fresh message, one for
+   * each attempt, however often the delivery that failed comes again.
    * @param {Delivery} delivery
    * @param {number} delaySeconds
    */
   async function retry(delivery, delaySeconds) {
-    await sendAgain(delivery, Date.now() + delaySeconds * 1000, delivery.meta.attempt + 1);
+    const { messageId, attempt } = delivery.meta;
+    await sendAgain(delivery, Date.now() + delaySeconds * 1000, {
+      attempt: attempt + 1,
+      idempotencyKey: `${messageId}.${attempt + 1}`,
+    });
   }
 
   return { execute, retry };

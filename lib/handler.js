@@ -1,5 +1,6 @@
 import { describe, invalid, messageOf, worldError } from './errors.js';
 import { execute } from './executions.js';
+import { string } from './input.js';
 import { decodeBody, parseQueueName } from './messages.js';
 import { native } from './native.js';
 import { replay } from './replays.js';
@@ -25,21 +26,22 @@ const TICKET_HEADER = 'x-workflow-ticket';
 /**
  * @typedef {{ attempt: number, queueName: string, messageId: string }} DeliveryMeta
  * @typedef {(message: unknown, meta: DeliveryMeta) => Promise<void | { timeoutSeconds: number }>} Handler
- * @typedef {{ body: Uint8Array, headers: Headers, meta: DeliveryMeta, message: unknown }} Delivery
+ * `headers`: those that the message was pushed with, among others. `body`: the bytes of the message.
+ * @typedef {{ body: () => Uint8Array, headers: Headers, meta: DeliveryMeta, message: unknown }} Delivery
  */
 
 /**
  * Somebody whose deliveries are executed, and how.
  * @typedef {object} Sender
  * @property {(body: Uint8Array) => void} checkBody throws where the body is not the one that was sent
- * @property {(meta: DeliveryMeta) => number} attemptOf
+ * @property {(body: Uint8Array) => Delivery} read by what the sender vouches for, and nothing else
  * @property {(delivery: Delivery, handler: Handler) => ReturnType<Handler>} execute
  * @property {ResponseInit} malformed the answer to what will never be a delivery
  */
 
 /**
- * Throws for strangers, with what they may know of it. Never looks at the body.
- * @typedef {(headers: Headers) => Sender} Authenticate
+ * Throws for strangers. Never looks at the body.
+ * @typedef {(headers: Headers, kind: 'flow' | 'step') => Sender} Authenticate
  */
 
 /**
@@ -56,13 +58,14 @@ export function createQueueHandlerFactory(authenticate, log) {
    * @returns {(request: Request) => Promise<Response>}
    */
   return function createQueueHandler(prefix, handler) {
+    const kind = prefix.endsWith('wkf_step_') ? 'step' : 'flow';
     return async (request) => {
       const { headers } = request;
       /** @type {Sender} */
       let sender;
       // Before anything else is looked at: a stranger learns nothing, and costs nothing.
       try {
-        sender = authenticate()(headers);
+        sender = authenticate()(headers, kind);
       } catch (error) {
         return refuse(error);
       }
@@ -81,9 +84,8 @@ export function createQueueHandlerFactory(authenticate, log) {
         } catch (error) {
           return refuse(error);
         }
-        const meta = readMeta(headers, prefix);
-        meta.attempt = sender.attemptOf(meta);
-        delivery = { body, headers, meta, message: decodeBody(body) };
+        delivery = sender.read(body);
+        checkMeta(delivery.meta, prefix);
       } catch (error) {
         return refusal(error, sender.malformed);
       }
@@ -115,17 +117,24 @@ export function tokenAuthentication(acceptsToken, executeForeign) {
         `it has no ${TOKEN_HEADER} header, or a token that is not one of this World's. If a worker of yours sent it, give both the same WORKFLOW_POSTGRES_SECURITY_TOKEN`,
       );
     }
-    return headers.has(FOREIGN_HEADER) ? { ...TRUSTED, execute: executeForeign } : TRUSTED;
+    return {
+      checkBody() {},
+      read: (body) => ({
+        body: () => body,
+        headers,
+        meta: metaOf(headers),
+        message: decodeBody(body),
+      }),
+      execute: headers.has(FOREIGN_HEADER) ? executeForeign : executeOwn,
+      malformed: { status: 400 },
+    };
   };
 }
 
-/** @type {Sender} */
-const TRUSTED = {
-  checkBody() {},
-  attemptOf: (meta) => meta.attempt,
-  execute: ({ message, meta }, handler) => handler(message, meta),
-  malformed: { status: 400 },
-};
+/** @type {Sender['execute']} */
+function executeOwn({ message, meta }, handler) {
+  return handler(message, meta);
+}
 
 /**
  * After how many seconds the message is to come again, if it is. The SDK asks for NaN seconds where a sleep or
@@ -141,35 +150,34 @@ export function waitOf(result) {
 }
 
 /**
- * The queue that a delivery says it is of.
  * @param {Headers} headers
+ * @returns {DeliveryMeta}
  */
-export function queueNameOf(headers) {
-  const encoded = headers.get('x-vqs-queue-name');
-  if (!encoded) throw invalid('A delivery needs the header x-vqs-queue-name');
-  const queueName = decodeQueueName(encoded);
-  const { kind } = parseQueueName(queueName);
-  return { queueName, kind };
+function metaOf(headers) {
+  const queueName = headers.get('x-vqs-queue-name');
+  const messageId = headers.get('x-vqs-message-id');
+  const attempt = headers.get('x-vqs-message-attempt');
+  if (!queueName || !messageId || !attempt) {
+    throw invalid(
+      'A delivery needs the headers x-vqs-queue-name, x-vqs-message-id and x-vqs-message-attempt',
+    );
+  }
+  return { queueName: decodeQueueName(queueName), messageId, attempt: Number(attempt) };
 }
 
 /**
- * @param {Headers} headers
+ * @param {DeliveryMeta} meta
  * @param {string} prefix
- * @returns {DeliveryMeta}
  */
-function readMeta(headers, prefix) {
-  const { queueName } = queueNameOf(headers);
-  const messageId = headers.get('x-vqs-message-id');
-  const attempt = Number(headers.get('x-vqs-message-attempt') ?? Number.NaN);
-  if (!messageId || !(Number.isSafeInteger(attempt) && attempt >= 1)) {
-    throw invalid(
-      'A delivery needs the headers x-vqs-message-id and x-vqs-message-attempt (from 1)',
-    );
+function checkMeta({ queueName, messageId, attempt }, prefix) {
+  parseQueueName(queueName);
+  string('The message id of a delivery', messageId);
+  if (!(Number.isSafeInteger(attempt) && attempt >= 1)) {
+    throw invalid('The attempt of a delivery must be a whole number from 1');
   }
   if (!queueName.startsWith(prefix)) {
     throw invalid(`Unhandled queue ${queueName}: this route is for ${prefix}<name>`);
   }
-  return { queueName, messageId, attempt };
 }
 
 /** @param {string} encoded */

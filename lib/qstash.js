@@ -1,16 +1,13 @@
 import { configure } from './configuration.js';
 import { call, callSync, describe, invalid, worldError } from './errors.js';
-import { queueNameOf } from './handler.js';
 import { optionalInt32, reading } from './input.js';
-import { toCore } from './messages.js';
+import { decodeBody, encodeBody, toCore } from './messages.js';
 import { native } from './native.js';
 
 /** A World asks its driver for this: who may deliver, where that is not decided by the token. */
 export const AUTHENTICATE = Symbol.for('@workflow/world-postgres//authenticate');
 
 const SIGNATURE_HEADER = 'upstash-signature';
-/** Counts the repetitions of a delivery, from 0. */
-const RETRIED_HEADER = 'upstash-retried';
 /** QStash gives up what is answered so. */
 const NOT_RETRYABLE = { status: 489, headers: { 'Upstash-NonRetryable-Error': 'true' } };
 const LONGEST_PAUSE_SECONDS = 900;
@@ -53,25 +50,24 @@ export function createQStashQueue(options = {}) {
     },
     /**
      * @param {Headers} headers
+     * @param {'flow' | 'step'} kind
      * @param {import('./foreign.js').ForeignDeliveries} foreign
      * @returns {import('./handler.js').Sender}
      */
-    [AUTHENTICATE](headers, foreign) {
+    [AUTHENTICATE](headers, kind, foreign) {
       checkKeys();
       const signature = headers.get(SIGNATURE_HEADER);
-      if (!signature) throw invalid(`Missing ${SIGNATURE_HEADER} header`);
-      const { kind, queueName } = queueNameOf(headers);
-      const signed = qstash.verify(signature, kind, queueName);
-      const retried = countOf(headers);
+      if (!signature) throw invalid(`it has no ${SIGNATURE_HEADER} header`);
+      const signed = qstash.verify(signature, kind);
       return {
         checkBody: (body) => signed.checkBody(body),
-        attemptOf: ({ attempt }) => attempt + retried,
+        read: readEnvelope,
         async execute(delivery, handler) {
           try {
             await foreign.execute(delivery, handler);
           } catch (error) {
-            // Its last repetition: what follows is ours, up to the SDK's own limit.
-            if (retried < qstash.retries) throw error;
+            // QStash repeats what is not answered. It cannot be asked to repeat this, too: its count of
+            // repetitions is not signed.
             await foreign.retry(delivery, pauseAfter(delivery.meta.attempt)).catch((cause) => {
               throw new Error(`${describe(error)}; and it could not be repeated`, { cause });
             });
@@ -84,10 +80,20 @@ export function createQStashQueue(options = {}) {
   return driver;
 }
 
-/** @param {Headers} headers */
-function countOf(headers) {
-  const retried = Number(headers.get(RETRIED_HEADER) ?? 0);
-  return Number.isSafeInteger(retried) && retried > 0 ? retried : 0;
+/**
+ * A delivery by its body alone, for nothing else is signed.
+ * @param {Uint8Array} body
+ * @returns {import('./handler.js').Delivery}
+ */
+function readEnvelope(body) {
+  const { queueName, messageId, attempt, headers, message } = Object(decodeBody(body));
+  return {
+    // Made anew: whoever executes the message may have changed this one.
+    body: () => encodeBody(Object(decodeBody(body)).message),
+    headers: new Headers(headers),
+    meta: { queueName, messageId, attempt },
+    message,
+  };
 }
 
 /** @param {number} attempt that has failed */

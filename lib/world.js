@@ -30,7 +30,7 @@ const LATE_WAKE_SECONDS = 30;
 
 /**
  * @typedef {import('../index.js').PostgresWorldConfig & { listen?: boolean, idleTimeoutSeconds?: number }} Options
- * @typedef {import('../index.js').QueueDriver & { [BIND]?: (options: object) => object, [AUTHENTICATE]?: (headers: Headers, foreign: import('./foreign.js').ForeignDeliveries) => import('./handler.js').Sender }} Driver
+ * @typedef {import('../index.js').QueueDriver & { [BIND]?: (options: object) => object, [AUTHENTICATE]?: (headers: Headers, kind: 'flow' | 'step', foreign: import('./foreign.js').ForeignDeliveries) => import('./handler.js').Sender }} Driver
  */
 
 /**
@@ -77,9 +77,9 @@ export function makeWorld(options, { anonymous, deploymentId }) {
     return configuration.acceptsToken(token);
   }, foreign.execute);
   /** @type {import('./handler.js').Authenticate} */
-  const authenticate = (headers) => {
+  const authenticate = (headers, kind) => {
     const { driver } = lifecycle.use();
-    return driver[AUTHENTICATE]?.(headers, foreign) ?? authenticateByToken(headers);
+    return driver[AUTHENTICATE]?.(headers, kind, foreign) ?? authenticateByToken(headers, kind);
   };
 
   const storage = createStorage(() => lifecycle.use().core);

@@ -138,6 +138,24 @@ export function routes({ createQueueHandler }, handle) {
 }
 
 /**
+ * The body of a delivery: a message, and what is told of it.
+ *
+ * @param {string} message JSON
+ * @param {{ queueName?: unknown, messageId?: unknown, attempt?: unknown, headers?: Record<string, string> }} [about]
+ */
+export function envelope(message, about) {
+  const { queueName, messageId, attempt, headers } = {
+    queueName: '__wkf_step_s',
+    messageId: 'msg_1',
+    attempt: 1,
+    headers: {},
+    ...about,
+  };
+  const head = JSON.stringify({ queueName, messageId, attempt, headers });
+  return `${head.slice(0, -1)},"message":${message}}`;
+}
+
+/**
  * By the clock that tests do not replace.
  *
  * @template T

@@ -14,7 +14,6 @@ use crate::signature::{Refusal, Signed};
 #[napi(js_name = "QStash")]
 pub struct NodeQStash {
     qstash: Arc<queue::QStash>,
-    retries: u32,
     has_signing_keys: bool,
 }
 
@@ -26,15 +25,9 @@ impl NodeQStash {
         let Some(config) = configuration.config.qstash.clone() else {
             return Err(to_js(Error::Configuration("QStash is not configured".to_owned())));
         };
-        let (retries, has_signing_keys) = (config.retries, !config.signing_keys.is_empty());
+        let has_signing_keys = !config.signing_keys.is_empty();
         let qstash = queue::QStash::new(config).map_err(to_js)?;
-        Ok(Self { qstash, retries, has_signing_keys })
-    }
-
-    /// How often QStash repeats a delivery that failed.
-    #[napi(getter, catch_unwind)]
-    pub fn retries(&self) -> u32 {
-        self.retries
+        Ok(Self { qstash, has_signing_keys })
     }
 
     #[napi(getter, catch_unwind)]
@@ -55,16 +48,11 @@ impl NodeQStash {
         self.qstash.publish(delivery, delay).await.map_err(to_js)
     }
 
-    /// Throws, with the reason, unless the signature is QStash's, for now and for this queue.
+    /// Throws, with the reason, unless the signature is QStash's, for now and for this app.
     #[napi(catch_unwind)]
-    pub fn verify(
-        &self,
-        signature: String,
-        kind_name: String,
-        queue_name: String,
-    ) -> napi::Result<SignedDelivery> {
+    pub fn verify(&self, signature: String, kind_name: String) -> napi::Result<SignedDelivery> {
         let kind = kind(&kind_name).map_err(to_js)?;
-        let signed = self.qstash.verify(&signature, kind, &queue_name).map_err(refused)?;
+        let signed = self.qstash.verify(&signature, kind).map_err(refused)?;
         Ok(SignedDelivery { signed })
     }
 }

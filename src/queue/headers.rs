@@ -42,6 +42,19 @@ impl Delivery {
             HeaderValue::from_str(&utf8_percent_encode(text, ESCAPED).to_string())
                 .unwrap_or_else(|_| HeaderValue::from_static(""))
         };
+        let mut headers = self.headers_of_sender();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(QUEUE_NAME, escaped(&self.queue_name));
+        headers.insert(MESSAGE_ID, escaped(&self.message_id));
+        headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
+        if let Some(ticket) = self.ticket.id().and_then(|id| HeaderValue::from_str(id).ok()) {
+            headers.insert(TICKET, ticket);
+        }
+        headers
+    }
+
+    /// Those that the message was pushed with.
+    pub fn headers_of_sender(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             // What a sender made up and HTTP cannot carry is left out.
@@ -52,13 +65,6 @@ impl Delivery {
                 // Not appended: names that differ in case only are one header, with one value.
                 headers.insert(name, value);
             }
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(QUEUE_NAME, escaped(&self.queue_name));
-        headers.insert(MESSAGE_ID, escaped(&self.message_id));
-        headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
-        if let Some(ticket) = self.ticket.id().and_then(|id| HeaderValue::from_str(id).ok()) {
-            headers.insert(TICKET, ticket);
         }
         headers
     }

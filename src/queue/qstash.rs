@@ -1,7 +1,11 @@
 //! QStash as the queue: messages are published by its REST API, and it posts them to the app.
 //!
+//! QStash signs the body of a delivery and its URL, and nothing else. So the body says which message it is,
+//! and no header decides anything: whoever saw one delivery could send it again with others.
+//!
 //! Nothing relies on its deduplication, which forgets after 10 minutes: it only spares work.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
@@ -20,8 +25,10 @@ use super::timing::backoff;
 use super::{Delivery, Kind};
 use crate::config::{Destination, QStashConfig};
 use crate::error::{Error, Result};
+use crate::proxy::http::describe;
 use crate::signature::{self, Refusal, Signed};
 use crate::tasks;
+use crate::tls;
 
 /// Requests under way at the same time. What comes while all are goes out together in the next one.
 const LANES: usize = 4;
@@ -47,7 +54,18 @@ pub struct QStash {
 struct Publication {
     destination: String,
     headers: HeaderMap,
-    body: Vec<u8>,
+    body: String,
+}
+
+/// The body of a delivery; `lib/qstash.js` reads it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    queue_name: &'a str,
+    message_id: &'a str,
+    attempt: u32,
+    headers: BTreeMap<&'a str, &'a str>,
+    message: &'a RawValue,
 }
 
 /// The answer to one message.
@@ -61,9 +79,12 @@ struct Published {
 impl QStash {
     /// No I/O.
     pub fn new(config: QStashConfig) -> Result<Arc<Self>> {
-        // Another part of the process may have installed one; any will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().timeout(TIMEOUT).build().map_err(|error| {
+        let mut client = Client::builder().timeout(TIMEOUT).tls_backend_preconfigured(tls::client_config()?);
+        // By HTTPS_PROXY, which sees no token. HTTP_PROXY would.
+        if !config.base_url.starts_with("https:") {
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| {
             Error::Configuration(format!("No HTTP client for QStash could be made: {error}"))
         })?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", config.token))
@@ -74,7 +95,7 @@ impl QStash {
 
     /// Resolves when QStash has the message. The delivery's attempt is that of its first delivery.
     pub async fn publish(self: &Arc<Self>, delivery: Delivery, delay: Duration) -> Result<()> {
-        let (answer, lane) = self.outbox.add(self.publication(delivery, delay));
+        let (answer, lane) = self.outbox.add(self.publication(&delivery, delay)?);
         if lane {
             // On its own: whoever awaits may stop doing so, others of the batch do not.
             let qstash = Arc::clone(self);
@@ -83,10 +104,15 @@ impl QStash {
         answer.await.unwrap_or_else(|_| tasks::unanswered())
     }
 
-    /// Whether a delivery is QStash's, and for this queue. Its body has not been looked at yet.
-    pub fn verify(&self, token: &str, kind: Kind, queue_name: &str) -> std::result::Result<Signed, Refusal> {
+    /// Whether a delivery is QStash's, and for this app. Its body has not been looked at yet.
+    pub fn verify(&self, token: &str, kind: Kind) -> std::result::Result<Signed, Refusal> {
         let now = i64::try_from(now_seconds()).unwrap_or(i64::MAX);
-        signature::verify(&self.config.signing_keys, token, &self.destination(kind, queue_name), now)
+        let is_ours = |url: &str| match &self.config.destination {
+            Destination::App(_) => url == self.destination(kind, ""),
+            // The rest of the URL is a queue, which the body names too.
+            Destination::Endpoint(_) => url.starts_with(&self.destination(kind, "")),
+        };
+        signature::verify(&self.config.signing_keys, token, is_ours, now)
     }
 
     fn destination(&self, kind: Kind, queue_name: &str) -> String {
@@ -100,13 +126,14 @@ impl QStash {
         }
     }
 
-    fn publication(&self, delivery: Delivery, delay: Duration) -> Publication {
+    fn publication(&self, delivery: &Delivery, delay: Duration) -> Result<Publication> {
         let QStashConfig { retries, retry_delay, max_delay, .. } = &self.config;
+        let headers_of_sender = delivery.headers_of_sender();
         let mut headers = HeaderMap::new();
-        for (name, value) in &delivery.headers() {
-            if name == CONTENT_TYPE {
-                headers.insert(name, value.clone());
-            } else if let Ok(name) = HeaderName::try_from(format!("upstash-forward-{name}")) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // The app's tracing looks for them there. What decides is in the body.
+        for (name, value) in &headers_of_sender {
+            if let Ok(name) = HeaderName::try_from(format!("upstash-forward-{name}")) {
                 headers.insert(name, value.clone());
             }
         }
@@ -131,8 +158,20 @@ impl QStash {
         if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("upstash-deduplication-id", id);
         }
+        let envelope = Envelope {
+            queue_name: &delivery.queue_name,
+            message_id: &delivery.message_id,
+            attempt: delivery.attempt,
+            headers: headers_of_sender
+                .iter()
+                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+                .collect(),
+            message: serde_json::from_slice(&delivery.body)
+                .map_err(|error| Error::Invalid(format!("the body of a message must be JSON: {error}")))?,
+        };
+        let body = serde_json::to_string(&envelope).map_err(|error| Error::Invalid(error.to_string()))?;
         let destination = self.destination(delivery.kind, &delivery.queue_name);
-        Publication { destination, headers, body: delivery.body }
+        Ok(Publication { destination, headers, body })
     }
 
     async fn run_lane(self: Arc<Self>) {
@@ -207,7 +246,7 @@ impl QStash {
 
     async fn send_once(&self, request: RequestBuilder) -> Result<Vec<u8>> {
         let unreachable = |error: reqwest::Error| {
-            Error::Unreachable(format!("QStash is not reachable: {}", error.without_url()))
+            Error::Unreachable(format!("QStash is not reachable: {}", describe(&error.without_url())))
         };
         let response =
             request.header(AUTHORIZATION, self.authorization.clone()).send().await.map_err(unreachable)?;
@@ -219,6 +258,7 @@ impl QStash {
             return Ok(answer.into());
         }
         let text: String = String::from_utf8_lossy(&answer).trim().chars().take(LONGEST_EXCERPT).collect();
+        let text = text.replace(&self.config.token, "***");
         Err(match status {
             StatusCode::TOO_MANY_REQUESTS => Error::Throttled { retry_after_seconds },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Configuration(format!(
@@ -234,15 +274,14 @@ impl QStash {
 }
 
 impl Publication {
-    /// `None` where the body is not text, which a batch cannot carry.
+    /// `None` where a header is not text, which a batch cannot carry.
     fn to_json(&self) -> Option<Value> {
-        let body = std::str::from_utf8(&self.body).ok()?;
         let headers: Map<_, _> = self
             .headers
             .iter()
             .map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
             .collect::<Option<_>>()?;
-        Some(json!({"destination": self.destination, "headers": headers, "body": body}))
+        Some(json!({"destination": self.destination, "headers": headers, "body": self.body}))
     }
 }
 
