@@ -36,6 +36,9 @@
 -- the step's code, and its run's next replay makes it again, wherever in the log. run_started has to be on the
 -- disk: the delivery that made it may outlive the crash, and no replay reads what it appends then, before
 -- the run_started of the next delivery.
+--
+-- search_path, here and in each function: a role that may create in another schema of the path, such as public,
+-- could else put a function or an operator of its own in the place of PostgreSQL's.
 CREATE OR REPLACE FUNCTION :"schema".append_events(
   run_ids         text[],
   types           text[],
@@ -69,7 +72,7 @@ CREATE OR REPLACE FUNCTION :"schema".append_events(
   out_data           text,
   out_payload        bytea,
   out_entity         text
-) LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   max_spec_version CONSTANT integer := 3;

@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_claim(
   out_data    text,
   out_ms      bigint
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '100ms' AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
   -- Later than now(), which is when the statement arrived: what has come in since may be waiting for

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_heartbeat(
   ids    uuid[],
   claims bigint[]   -- epoch µs of the claim
 ) RETURNS TABLE (out_id text, out_claim bigint) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 BEGIN
   PERFORM :"schema".pulse();

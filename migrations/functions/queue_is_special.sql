@@ -2,7 +2,7 @@
 -- to create it, and a divergence is counted. Such a message is never dropped in favour of another one.
 -- What cannot be read counts as special, and so does what merely contains the words.
 CREATE OR REPLACE FUNCTION :"schema".queue_is_special(data jsonb) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   body bytea;
 BEGIN

@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_return(
   delay  bigint,  -- ms
   error  text
 ) RETURNS void LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
   due     timestamptz := now() + delay * interval '1 millisecond';
   failure jsonb := CASE action WHEN 'fail' THEN jsonb_build_object('message', error) END;

@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_stranded(
   out_workflow text,    -- NULL in the page's last row
   out_slot     integer
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   page text[];

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION :"schema".queue_sweep(
   out_queue   text,
   out_ms      bigint
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET lock_timeout = '3s' AS $$
 #variable_conflict use_column
 DECLARE
   queue   text;

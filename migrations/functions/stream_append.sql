@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION :"schema".stream_append(
   channel       text,
   request       bigint,    -- the caller's own number of this write
   tries         integer    -- how many tries of the same write went before, their answers lost
-) RETURNS void LANGUAGE plpgsql SET lock_timeout = '3s' AS $$
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
   added CONSTANT integer := cardinality(new_chunks);
   stream      bigint;

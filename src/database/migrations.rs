@@ -6,7 +6,7 @@
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use super::{Database, render, unprepared};
+use super::{Database, OWN_NAMES, find_schema, render, unprepared};
 use crate::error::{Error, Result, not_set_up};
 
 struct Migration {
@@ -56,12 +56,14 @@ pub struct Report {
 pub async fn migrate(database: &Database) -> Result<Report> {
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
+    transaction.execute(OWN_NAMES).await?;
     // Concurrent CREATE SCHEMA IF NOT EXISTS statements can collide; one at a time cannot.
-    unprepared("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+    unprepared("SELECT pg_advisory_xact_lock(hashtextextended($1, 0::bigint))")
         .bind(format!("workflow-postgres-setup:{}", database.config.schema))
         .execute(&mut *transaction)
         .await?;
 
+    let exists = find_schema(&mut transaction, &database.config.schema, "WORKFLOW_POSTGRES_SCHEMA").await?;
     let found = inspect(&mut transaction, database).await?;
     if let State::Newer(version) = found {
         return Err(newer(database, version));
@@ -77,7 +79,7 @@ pub async fn migrate(database: &Database) -> Result<Report> {
         connection.execute(AssertSqlSafe(render(&database.config, sql))).await.map_err(Error::from)
     };
     if found == State::Absent {
-        if !super::schema_exists(&mut transaction, &database.config.schema).await? {
+        if !exists {
             run(&mut transaction, "CREATE SCHEMA :\"schema\"").await?;
         }
         run(&mut transaction, LEDGER).await?;
@@ -115,6 +117,7 @@ pub async fn check(database: &Database) -> Result<()> {
     let mut connection = database.acquire().await?;
     connection.check_isolation()?;
     let mut transaction = connection.begin().await?;
+    transaction.execute(OWN_NAMES).await?;
     let found = inspect(&mut transaction, database).await?;
     transaction.commit().await?;
     connection.give_back();

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 use tokio::time::sleep;
 
-use super::{Database, render, unprepared};
+use super::{Database, OWN_NAMES, find_schema, render, unprepared};
 use crate::error::{Error, Result};
 
 /// Whether another process has ended its setup.
@@ -33,6 +33,7 @@ pub enum QueueSchema {
 pub async fn inspect(database: &Database) -> Result<QueueSchema> {
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
+    transaction.execute(OWN_NAMES).await?;
     let found = look(&mut transaction, database).await?;
     transaction.commit().await?;
     connection.give_back();
@@ -40,6 +41,8 @@ pub async fn inspect(database: &Database) -> Result<QueueSchema> {
 }
 
 async fn look(connection: &mut PgConnection, database: &Database) -> Result<QueueSchema> {
+    let schema =
+        find_schema(connection, &database.config.queue_schema, "WORKFLOW_POSTGRES_QUEUE_SCHEMA").await?;
     let row = unprepared(
         "SELECT to_regclass(quote_ident($1) || '.version') IS NOT NULL AND to_regclass(quote_ident($1) || '.job') IS NOT NULL,
                 EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -52,12 +55,7 @@ async fn look(connection: &mut PgConnection, database: &Database) -> Result<Queu
     .await?;
     let (installed, anything, ours): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     if !installed {
-        return Ok(if anything {
-            QueueSchema::Foreign
-        } else {
-            let schema = super::schema_exists(connection, &database.config.queue_schema).await?;
-            QueueSchema::Absent { schema }
-        });
+        return Ok(if anything { QueueSchema::Foreign } else { QueueSchema::Absent { schema } });
     }
     let sql = render(&database.config, "SELECT version FROM :\"queue_schema\".version");
     let version = unprepared(AssertSqlSafe(sql)).fetch_one(connection).await?.try_get(0)?;
@@ -97,7 +95,7 @@ pub async fn migrate(database: &Database, script: String) -> Result<bool> {
 }
 
 async fn try_lock(connection: &mut PgConnection, database: &Database) -> Result<bool> {
-    let row = unprepared("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))")
+    let row = unprepared("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0::bigint))")
         .bind(format!("workflow-postgres-setup-queue:{}", database.config.queue_schema))
         .fetch_one(connection)
         .await?;
@@ -106,6 +104,7 @@ async fn try_lock(connection: &mut PgConnection, database: &Database) -> Result<
 
 async fn run(database: &Database, script: String) -> Result<bool> {
     let mut connection = database.acquire().await?;
+    let script = script.replacen("BEGIN;", &format!("BEGIN;\n{OWN_NAMES};\n"), 1);
     match connection.execute(AssertSqlSafe(script)).await {
         Ok(_) => {
             connection.give_back();

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngCore;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, Executor as _, Row};
 
 use super::timing::{LEASE, LONGEST_DELAY, RESCUE_PAGE, RESCUE_QUIET, SWEEP, millis};
 use super::{Kind, Message};
 use crate::config::QueueConfig;
 use crate::database::patience::{BOUNDED, Limit, Try, patiently};
-use crate::database::{Database, Statement};
+use crate::database::{Database, OWN_NAMES, Statement};
 use crate::error::{Error, Result, not_set_up};
 use crate::ids::new_request_id;
 
@@ -494,7 +494,12 @@ pub async fn setup(database: &Database, config: &QueueConfig) -> Result<Vec<Stri
         .bind(queues.steps)
         .bind(Queues::options(Kind::Flow))
         .bind(Queues::options(Kind::Step));
-    database.fetch_once(query, Limit::WRITE).await?;
+    let mut connection = database.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    transaction.execute(OWN_NAMES).await?;
+    transaction.execute(query).await?;
+    transaction.commit().await?;
+    connection.give_back();
     check(database, config).await?;
     Ok(names)
 }

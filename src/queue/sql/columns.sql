@@ -1,1 +1,1 @@
-SELECT column_name::text FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'job'
+SELECT column_name::text FROM information_schema.columns WHERE table_schema::text = $1 AND table_name::text = 'job'

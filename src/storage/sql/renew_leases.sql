@@ -7,5 +7,5 @@ WITH held AS (
   FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE :"schema".workflow_steps s
-SET lease_until = clock_timestamp() + $4 * interval '1 millisecond', lease_shared = $5
+SET lease_until = clock_timestamp() + $4::float8 * interval '1 millisecond', lease_shared = $5
 FROM held h, :"schema".pulse() WHERE s.run_id = h.run_id AND s.step_id = h.step_id
