@@ -271,6 +271,11 @@ export interface PgBossHttpProxyQueueOptions extends PgBossQueueOptions {
   port?: number;
   /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
   baseUrl?: string;
+  /**
+   * URL of an HTTP proxy between the workers and the app. Environment: `WORKFLOW_POSTGRES_HTTP_PROXY`. Default: none:
+   * `HTTP_PROXY` and `HTTPS_PROXY` do not count, for a delivery carries the token.
+   */
+  httpProxy?: string;
 }
 
 /** The default driver: jobs in pg-boss's tables, delivered to the app over HTTP. Workers start with `start()`. */
@@ -306,6 +311,8 @@ export function createPgBossFunctionProxyQueue(
 export interface HttpProxyOptions {
   /** Base URL of the app. Environment: `WORKFLOW_POSTGRES_APP_URL`. */
   baseUrl?: string;
+  /** URL of an HTTP proxy between this process and the app. Environment: `WORKFLOW_POSTGRES_HTTP_PROXY`. Default: none. */
+  httpProxy?: string;
   /** Port of the app on this machine, if no `baseUrl` is given. */
   port?: number;
   /** The token that the app was given. Environment: `WORKFLOW_POSTGRES_SECURITY_TOKEN`. */

@@ -2,19 +2,20 @@ import { createCalls } from './calls.js';
 import { call, callSync } from './errors.js';
 import { logger } from './log.js';
 import { native } from './native.js';
-import { share } from './shared.js';
+import { identityOf, share } from './shared.js';
 
 /** @typedef {ReturnType<typeof openCore>} Core */
 /** @typedef {import('../native/index.cjs').NodeReply} NodeReply */
 
 /**
- * The core of this configuration, which all Worlds and drivers of the process share.
+ * The core of this configuration, which all Worlds and drivers of the process share that log to the same
+ * function: what a core has to tell, each of them is told.
  * @param {import('../native/index.cjs').Configuration} configuration
  * @param {(line: import('../index.js').LogLine) => void} [log]
  */
 export function shareCore(configuration, log) {
   return share(
-    `core ${configuration.coreKey}`,
+    `core ${configuration.coreKey} ${identityOf(log)}`,
     () => openCore(configuration, log),
     (core) => call(core.dispose()),
   );

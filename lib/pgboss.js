@@ -8,7 +8,7 @@ import { reading } from './input.js';
 import { logToConsole } from './log.js';
 import { toCore } from './messages.js';
 import { native } from './native.js';
-import { share } from './shared.js';
+import { identityOf, share } from './shared.js';
 
 /** A World and a driver of ours tell each other their options; each prefers what it was given itself. */
 export const BIND = Symbol.for('@workflow/world-postgres//bind');
@@ -163,7 +163,7 @@ function open(options, entrypoint) {
   /** @param {ReturnType<typeof create>} value */
   const dispose = (value) => call(value.close(DRAIN_MS));
   // Functions are this driver's own; whoever delivers to the same URL may share.
-  const key = entrypoint ?? `queue ${configuration.queueKey}`;
+  const key = entrypoint ?? `queue ${configuration.queueKey} ${identityOf(options.log)}`;
   return { configuration, core, queue: share(key, create, dispose) };
 }
 

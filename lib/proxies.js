@@ -24,10 +24,10 @@ const LONGEST_ANSWER = 65_536;
  * @returns {WkfProxy}
  */
 export function createHttpProxy(options) {
-  const { baseUrl, port, securityToken } = reading(() => ({ ...options }));
+  const { baseUrl, httpProxy, port, securityToken } = reading(() => ({ ...options }));
   /** @type {import('../native/index.cjs').HttpProxy | undefined} */
   let http;
-  return createProxy({ baseUrl, port, securityToken }, (configuration, delivery) => {
+  return createProxy({ baseUrl, httpProxy, port, securityToken }, (configuration, delivery) => {
     http ??= callSync(() => new (native().HttpProxy)(configuration));
     return post(http, delivery);
   });
@@ -88,7 +88,8 @@ function createProxy(options, send) {
   async function proxy(message) {
     const core = toCore(undefined, message);
     const attempt = reading(() => optionalInt32('MessageData.attempt', message.attempt)) || 1;
-    const sending = send(use(), { attempt, ...core });
+    const settings = use();
+    const sending = send(settings, { attempt, ...core });
     /** @type {Response | undefined} */
     let response;
     try {
@@ -107,7 +108,7 @@ function createProxy(options, send) {
       }
       return response;
     } catch (cause) {
-      throw failed(cause, response);
+      throw failed(cause, settings.hideTokens(messageOf(cause)), response);
     }
   }
   // The queue's name decides: consumers take all sorts of things for a step's, such as any name that has
@@ -117,10 +118,11 @@ function createProxy(options, send) {
 
 /**
  * @param {unknown} cause
+ * @param {string} reason
  * @param {Response} [response]
  */
-function failed(cause, response) {
-  const message = `The delivery failed and must be repeated: ${messageOf(cause)}`;
+function failed(cause, reason, response) {
+  const message = `The delivery failed and must be repeated: ${reason}`;
   const code = Object(cause).code === NOT_TAKEN ? NOT_TAKEN : 'DELIVERY_FAILED';
   const error = { name: 'WorkflowWorldError', status: 503, code, message };
   return worldError(response ? { ...error, response } : error, response ? undefined : cause);

@@ -59,3 +59,26 @@ export function isFirst(what) {
   holder[TOLD].add(what);
   return first;
 }
+
+/** Numbers for functions that are part of a key. */
+const IDENTITIES = Symbol.for('@workflow/world-postgres//identities');
+
+/**
+ * The same text for the same function, and another one for any other. None has one of its own: a default,
+ * which each copy of this package has, is one for all of them.
+ * @param {Function | undefined} value
+ */
+export function identityOf(value) {
+  if (typeof value !== 'function') return '';
+  const holder =
+    /** @type {Record<symbol, { of: WeakMap<Function, number>, count: number } | undefined>} */ (
+      globalThis
+    );
+  holder[IDENTITIES] ??= { of: new WeakMap(), count: 0 };
+  const identities = holder[IDENTITIES];
+  if (!identities.of.has(value)) {
+    identities.count += 1;
+    identities.of.set(value, identities.count);
+  }
+  return String(identities.of.get(value));
+}

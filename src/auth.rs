@@ -39,6 +39,10 @@ impl Tokens {
         Ok(Self(if list.is_empty() { vec![DEFAULT_TOKEN.to_owned()] } else { list }))
     }
 
+    pub fn all(&self) -> &[String] {
+        &self.0
+    }
+
     pub fn first(&self) -> &str {
         &self.0[0]
     }
@@ -62,6 +66,12 @@ impl Tokens {
         } else {
             None
         }
+    }
+
+    /// A text that came from outside, such as a gateway's page about a request: it may quote the token.
+    pub fn hide_in(&self, text: &str) -> String {
+        let secret = self.0.iter().filter(|token| !KNOWN_TOKENS.contains(&token.as_str()));
+        secret.fold(text.to_owned(), |text, token| text.replace(token.as_str(), "***"))
     }
 
     /// Constant-time in the content and the length of both sides: digests are compared, all of them.

@@ -1,9 +1,11 @@
 //! Configuration: option > environment > default, in one place.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
 use crate::auth::{Tokens, check_tokens};
@@ -46,6 +48,7 @@ pub struct Options {
     pub queue_concurrency_limit: Option<f64>,
     pub keep_completed: Option<bool>,
     pub base_url: Option<String>,
+    pub http_proxy: Option<String>,
     pub port: Option<f64>,
     pub namespace: Option<String>,
     pub listen: Option<bool>,
@@ -110,10 +113,12 @@ pub struct QueueConfig {
     pub namespace: Option<String>,
 }
 
-/// The base URL that deliveries are posted to.
+/// Where deliveries are posted to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     pub base_url: String,
+    /// Through which HTTP proxy.
+    pub http_proxy: Option<String>,
 }
 
 /// Where messages are published, and who may deliver them.
@@ -249,6 +254,19 @@ impl Config {
         })
     }
 
+    /// Whether a setting asks for TLS with a server that must prove who it is.
+    pub fn uses_tls(&self) -> bool {
+        let Self { database, target, qstash, .. } = self;
+        let database_urls = [Some(&database.url), database.listen_url.as_ref()];
+        let http_urls = [
+            Some(&target.base_url),
+            target.http_proxy.as_ref(),
+            qstash.as_ref().map(|qstash| &qstash.base_url),
+        ];
+        http_urls.into_iter().flatten().any(|url| url.starts_with("https:"))
+            || database_urls.into_iter().flatten().any(|url| verifies_server(url))
+    }
+
     /// What must hold before anything is executed.
     pub fn check_start(&self) -> Result<()> {
         check_tokens(&self.tokens, self.development)
@@ -275,7 +293,14 @@ fn target<'a>(options: &Options, env: &impl Fn(&str) -> Option<&'a str>) -> Resu
             }
         },
     };
-    Ok(Target { base_url: http_url(name, &base_url)? })
+    let http_proxy = options
+        .http_proxy
+        .as_deref()
+        .filter(|url| !url.is_empty())
+        .or_else(|| env("WORKFLOW_POSTGRES_HTTP_PROXY"))
+        .map(|url| http_url("WORKFLOW_POSTGRES_HTTP_PROXY (or httpProxy)", url))
+        .transpose()?;
+    Ok(Target { base_url: http_url(name, &base_url)?, http_proxy })
 }
 
 fn qstash<'e>(options: &QStashOptions, env: &impl Fn(&str) -> Option<&'e str>) -> Result<QStashConfig> {
@@ -331,6 +356,9 @@ fn http_url(name: &str, url: &str) -> Result<String> {
         return Err(Error::Configuration(format!(
             "{name} must be an http:// or https:// URL with a host, such as http://localhost:3000"
         )));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(Error::Configuration(format!("{name} may have neither parameters nor a fragment")));
     }
     Ok(url.trim_end_matches('/').to_owned())
 }
@@ -409,6 +437,26 @@ fn check_database_url(name: &str, url: &str) -> Result<()> {
     Err(Error::Configuration(format!(
         "{name} is not a PostgreSQL URL such as postgres://user:password@host:5432/database (percent-encode special characters in the password)"
     )))
+}
+
+/// Whether a database URL, or the environment that PostgreSQL's clients know, asks to verify the server.
+fn verifies_server(url: &str) -> bool {
+    PgConnectOptions::from_str(url)
+        .is_ok_and(|options| matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull))
+}
+
+/// An HTTP URL for messages: without what may let somebody in.
+pub fn without_secrets(url: &str) -> String {
+    // A reference such as that of a redirect has no host, and may have parameters.
+    let Ok(mut parsed) = Url::parse(url) else {
+        return url.split(['?', '#']).next().unwrap_or_default().to_owned();
+    };
+    parsed.set_query(None);
+    parsed.set_fragment(None);
+    // These fail for URLs without a host, which have neither.
+    let _ = parsed.set_username("");
+    let _ = parsed.set_password(None);
+    parsed.as_str().trim_end_matches('/').to_owned()
 }
 
 /// A connection string without its password, for messages.
@@ -503,6 +551,13 @@ mod tests {
             let options = Options { job_prefix: Some(prefix.to_owned()), ..Options::default() };
             assert!(resolve(options, &[]).is_err(), "{prefix:?}");
         }
+    }
+
+    #[test]
+    fn a_url_in_a_message_holds_nothing_that_lets_in() {
+        assert_eq!(without_secrets("http://u:hunter2@h:1/base/?key=hunter2#x"), "http://h:1/base");
+        assert_eq!(without_secrets("https://hunter2@h/"), "https://h");
+        assert_eq!(without_secrets("/login?next=hunter2"), "/login");
     }
 
     #[test]

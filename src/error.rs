@@ -5,6 +5,8 @@ use std::io;
 
 use serde_json::{Value, json};
 
+use crate::tls;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -220,7 +222,7 @@ impl From<sqlx::Error> for Error {
         use sqlx::Error as E;
         match &error {
             E::Io(_) | E::Tls(_) | E::Protocol(_) | E::PoolTimedOut | E::WorkerCrashed => {
-                Self::Unavailable(error.to_string())
+                Self::Unavailable(tls::explain(error.to_string()))
             }
             E::PoolClosed => Self::Closed,
             E::Database(refusal) => {
@@ -249,7 +251,8 @@ fn untrusted_certificate(error: &sqlx::Error) -> Option<String> {
              the server."
         }
         _ => {
-            "Give the certificate of its CA as sslrootcert=/path/to/ca.pem in WORKFLOW_POSTGRES_URL (or connectionString)."
+            "Give the certificate of its CA as sslrootcert=/path/to/ca.pem in WORKFLOW_POSTGRES_URL (or connectionString), \
+             or, with those that Node trusts, as NODE_EXTRA_CA_CERTS."
         }
     };
     Some(format!(

@@ -20,3 +20,4 @@ pub mod signature;
 pub mod storage;
 pub mod streams;
 pub mod tasks;
+pub mod tls;

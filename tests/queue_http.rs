@@ -103,7 +103,7 @@ fn of_world(status: &str, body: &str) -> String {
 }
 
 fn proxy(base_url: &str) -> HttpProxy {
-    let target = Target { base_url: base_url.to_owned() };
+    let target = Target { base_url: base_url.to_owned(), http_proxy: None };
     HttpProxy::new(&target, &Tokens::parse(Some("new-token,old-token")).unwrap()).unwrap()
 }
 

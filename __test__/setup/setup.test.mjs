@@ -277,7 +277,8 @@ describe('the setup command refuses, and changes nothing,', () => {
     );
     const error = await refused(env);
     assert.match(error, /999/);
-    const world = createWorld({ connectionString: url, schema, queueSchema });
+    const securityToken = 'token-of-the-tests';
+    const world = createWorld({ connectionString: url, schema, queueSchema, securityToken });
     await assert.rejects(world.start(), { code: 'NOT_SET_UP', message: /999/ });
     await world.close();
   });

@@ -239,7 +239,10 @@ pub fn signature(data: &[u8]) {
     let mut changed = token.into_bytes();
     changed[at] = if changed[at] == change[2] { change[2] ^ 1 } else { change[2] };
     if let Ok(changed) = String::from_utf8(changed) {
-        assert!(verify(&keys, &changed, |url| url == URL, NOW_SECONDS).is_err(), "tampered at {at}: {changed}");
+        assert!(
+            verify(&keys, &changed, |url| url == URL, NOW_SECONDS).is_err(),
+            "tampered at {at}: {changed}"
+        );
     }
 }
 

@@ -5,7 +5,7 @@
 
 -- Notes that a process came through, and returns the row: a gap that ends with this very call is in it. Writes
 -- about once a second, and never waits: who finds the row locked need not write it as well.
-CREATE OR REPLACE FUNCTION :"schema".pulse() RETURNS :"schema".workflow_pulse LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION :"schema".pulse() RETURNS :"schema".workflow_pulse LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   moment timestamptz := clock_timestamp();

@@ -17,11 +17,12 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{
     PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgQueryResult, PgRow, PgSeverity,
 };
-use sqlx::{AssertSqlSafe, Connection as _, Encode, Executor, Postgres, Row, SqlSafeStr, Type};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Encode, Executor, Postgres, Row, SqlSafeStr, Type};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::DatabaseConfig;
 use crate::error::{Error, READ_ONLY, READ_ONLY_SERVER, Result, loses_prepared_statements};
+use crate::tls;
 pub use connections::Connection;
 use connections::Connections;
 use notifications::{Channels, Notifications};
@@ -246,13 +247,30 @@ fn unprepared(sql: impl SqlSafeStr) -> Prepared {
     sqlx::query(sql).persistent(false)
 }
 
-/// An administrator may have made the schema for a role that may not create any.
-async fn schema_exists(connection: &mut PgConnection, schema: &str) -> Result<bool> {
-    let row = unprepared("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL")
-        .bind(schema.to_owned())
-        .fetch_one(connection)
-        .await?;
-    Ok(row.try_get(0)?)
+/// For transactions that make or look at the tables: names are PostgreSQL's own, whatever somebody has put
+/// into another schema of the session's search_path.
+pub const OWN_NAMES: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+
+/// Whether a schema is there: an administrator may have made it for a role that may not create any. One that
+/// belongs to somebody else is refused: its owner can replace all that is made in it.
+async fn find_schema(connection: &mut PgConnection, schema: &str, variable: &str) -> Result<bool> {
+    let row = unprepared(
+        "SELECT r.rolname::text, r.rolsuper OR pg_catalog.pg_has_role(r.oid, 'MEMBER')
+         FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner WHERE n.nspname = $1::name",
+    )
+    .bind(schema.to_owned())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(false) };
+    let (owner, trusted): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
+    if trusted {
+        return Ok(true);
+    }
+    Err(Error::NotSetUp(format!(
+        "Schema \"{schema}\" belongs to the role \"{owner}\", which could change what this package keeps and executes \
+         there: nothing was changed. Let the role of WORKFLOW_POSTGRES_URL own it (ALTER SCHEMA \"{schema}\" OWNER TO …), make \
+         that role a member of \"{owner}\" (GRANT \"{owner}\" TO …), or choose another name with {variable}."
+    )))
 }
 
 /// Whether the server has closed the connection.
@@ -288,6 +306,12 @@ fn connect_options(config: &DatabaseConfig, url: &str) -> Result<PgConnectOption
         .application_name(APPLICATION_NAME)
         // PgBouncer refuses it by default, and we have no floats.
         .extra_float_digits(None);
+    // A root given by the URL or by PGSSLROOTCERT is the one that counts.
+    let names_root = options.to_url_lossy().query_pairs().any(|(name, _)| name == "sslrootcert");
+    let options = match tls::roots_pem() {
+        Some(roots) if !names_root => options.ssl_root_cert_from_pem(roots.to_vec()),
+        _ => options,
+    };
     Ok(if config.statement_cache { options } else { options.statement_cache_capacity(0) })
 }
 

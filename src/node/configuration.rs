@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 use super::to_js;
 use crate::config::{Config, Environment, Options, redact};
 use crate::error::{Error, Result};
+use crate::tls;
 
 /// A resolved configuration. Made from the options of a call and a snapshot of the environment.
 #[napi]
@@ -24,16 +25,12 @@ impl Configuration {
         digest(&format!("{:?} {}", self.config.database, self.config.queue.job_prefix))
     }
 
-    /// Drivers of equal keys share one queue, so that a push can be claimed by the worker next to it.
+    /// Drivers of equal keys share one queue, so that a push can be claimed by the worker next to it. All
+    /// that the queue and its proxy do depends on these parts.
     #[napi(getter, catch_unwind)]
     pub fn queue_key(&self) -> String {
-        let Config { database, queue, target, .. } = &self.config;
-        digest(&format!("{database:?} {} {:?} {target:?}", queue.job_prefix, queue.namespace))
-    }
-
-    #[napi(getter, catch_unwind)]
-    pub fn schema(&self) -> String {
-        self.config.database.schema.clone()
+        let Config { database, queue, target, tokens, .. } = &self.config;
+        digest(&format!("{database:?} {queue:?} {target:?} {:?}", tokens.all()))
     }
 
     #[napi(getter, catch_unwind)]
@@ -42,19 +39,14 @@ impl Configuration {
     }
 
     #[napi(getter, catch_unwind)]
-    pub fn base_url(&self) -> String {
-        self.config.target.base_url.clone()
-    }
-
-    /// For the setup command, which hands it to pg-boss. Never logged.
-    #[napi(getter, catch_unwind)]
-    pub fn connection_string(&self) -> String {
-        self.config.database.url.clone()
-    }
-
-    #[napi(getter, catch_unwind)]
     pub fn redacted_connection_string(&self) -> String {
         redact(&self.config.database.url)
+    }
+
+    /// Whether [`trust`] must be called before this configuration is used.
+    #[napi(getter, catch_unwind)]
+    pub fn needs_roots(&self) -> bool {
+        !tls::has_roots() && self.config.uses_tls()
     }
 
     #[napi(getter, catch_unwind)]
@@ -68,15 +60,28 @@ impl Configuration {
         self.config.check_start().is_ok() && self.config.tokens.accept(&token)
     }
 
+    /// A text from outside, in which the token may be quoted, for messages.
+    #[napi(catch_unwind)]
+    pub fn hide_tokens(&self, text: String) -> String {
+        self.config.tokens.hide_in(&text)
+    }
+
     #[napi(catch_unwind)]
     pub fn check_start(&self) -> napi::Result<()> {
         self.config.check_start().map_err(to_js)
     }
 }
 
+/// Certificates in PEM form that TLS trusts in this process.
+#[napi(catch_unwind)]
+pub fn trust(certificates: Vec<String>) {
+    tls::trust(&certificates);
+}
+
 fn resolve(options: &str, environment: &str) -> Result<Config> {
     let options: Options = serde_json::from_str(options)
-        .map_err(|error| Error::Configuration(format!("an option has the wrong type: {error}")))?;
+        // The reason could quote a value, which may be a password.
+        .map_err(|_| Error::Configuration("an option has the wrong type".to_owned()))?;
     let environment: Environment = serde_json::from_str(environment)
         .map_err(|error| Error::Configuration(format!("unreadable environment: {error}")))?;
     Config::resolve(&options, &environment)

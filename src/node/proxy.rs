@@ -111,6 +111,7 @@ pub type EntrypointFunction =
 #[derive(Clone)]
 pub struct FunctionProxy {
     entrypoint: Arc<EntrypointFunction>,
+    tokens: Arc<Tokens>,
     token: HeaderValue,
 }
 
@@ -118,7 +119,8 @@ const ENTRYPOINT: &str = "The entrypoint";
 
 impl FunctionProxy {
     pub fn new(entrypoint: EntrypointFunction, tokens: &Tokens) -> Result<Self> {
-        Ok(Self { entrypoint: Arc::new(entrypoint), token: proxy::token(tokens)? })
+        let token = proxy::token(tokens)?;
+        Ok(Self { entrypoint: Arc::new(entrypoint), tokens: Arc::new(tokens.clone()), token })
     }
 
     /// Fails where nobody answers: the function never rejects, so its thread has ended.
@@ -187,12 +189,13 @@ impl DeliveryAnswer {
 
 impl Deliver for FunctionProxy {
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
-        self.clone().outcome(delivery).boxed()
+        let tokens = Arc::clone(&self.tokens);
+        self.clone().outcome(delivery).map(move |outcome| proxy::hide_tokens(outcome, &tokens)).boxed()
     }
 
     fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
         let proxy = self.clone();
-        async move { proxy.probe().await }.boxed()
+        async move { proxy.probe().await.map_err(|error| proxy.tokens.hide_in(&error)) }.boxed()
     }
 }
 

@@ -10,14 +10,14 @@ use futures_util::future::BoxFuture;
 use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use tokio::time::timeout;
-use url::{Host, Url};
 
 use super::{Answer, PROBE_TIMEOUT, WORLD, WORLD_HEADER};
 use crate::auth::Tokens;
-use crate::config::Target;
+use crate::config::{Target, without_secrets};
 use crate::error::{Error, Result};
 use crate::queue::ticket::{HeldTicket, Ticket};
 use crate::queue::{Deliver, Delivery, Kind, Outcome};
+use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the 5 s after which Node closes a connection that rests: a request must not meet that.
@@ -33,6 +33,9 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 pub struct HttpProxy {
     client: reqwest::Client,
     base_url: Arc<str>,
+    /// The same for messages.
+    shown_url: Arc<str>,
+    tokens: Arc<Tokens>,
     token: HeaderValue,
     /// The app took no deliveries when it was last asked. A gateway may take connections all the same, and
     /// only an answer of the app's own says that it is back.
@@ -71,24 +74,26 @@ pub struct Response {
 
 impl HttpProxy {
     pub fn new(target: &Target, tokens: &Tokens) -> Result<Self> {
-        // Another part of the process may have installed one; any will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let base = Url::parse(&target.base_url)
-            .map_err(|error| Error::Configuration(format!("The base URL is not a URL: {error}")))?;
         let mut client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config()?)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(POOL_IDLE)
             .tcp_keepalive(KEEPALIVE)
-            .redirect(Policy::none());
-        if is_loopback(&base) {
-            client = client.no_proxy();
-        }
-        let client = client.build().map_err(|error| {
+            .redirect(Policy::none())
+            // The variable HTTP_PROXY is for what goes to the internet; a delivery carries the token.
+            .no_proxy();
+        let failed = |error: reqwest::Error| {
             Error::Configuration(format!("No HTTP client could be made: {}", describe(&error)))
-        })?;
+        };
+        if let Some(http_proxy) = &target.http_proxy {
+            client = client.proxy(reqwest::Proxy::all(http_proxy).map_err(failed)?);
+        }
+        let client = client.build().map_err(failed)?;
         Ok(Self {
             client,
             base_url: target.base_url.trim_end_matches('/').into(),
+            shown_url: without_secrets(&target.base_url).into(),
+            tokens: Arc::new(tokens.clone()),
             token: super::token(tokens)?,
             gone: Arc::default(),
             place: Arc::default(),
@@ -157,10 +162,10 @@ impl HttpProxy {
             Err(error) => describe(&error).into_bytes(),
         };
         let answer = Answer { status, of_world, body: &body };
-        match super::check_answer(&self.base_url, &answer) {
+        match super::check_answer(&self.shown_url, &answer) {
             Ok(()) => {
                 self.place.note(&delivery.ticket);
-                super::outcome(&self.base_url, &answer)
+                super::outcome(&self.shown_url, &answer)
             }
             Err(error) => match self.probe().await {
                 Ok(()) => Outcome::NotTaken { error },
@@ -193,13 +198,13 @@ impl HttpProxy {
             let response = request.await.map_err(|error| describe(&error))?;
             let (status, of_world) = (response.status().as_u16(), is_of_world(&response));
             let body = start_of(response).await.map_err(|error| describe(&error))?;
-            super::check_answer(&self.base_url, &Answer { status, of_world, body: &body })?;
+            super::check_answer(&self.shown_url, &Answer { status, of_world, body: &body })?;
             self.place.note(ticket.ticket());
             Ok(())
         };
         timeout(PROBE_TIMEOUT, look)
             .await
-            .unwrap_or_else(|_| Err(format!("{} did not answer within {PROBE_TIMEOUT:?}", self.base_url)))
+            .unwrap_or_else(|_| Err(format!("{} did not answer within {PROBE_TIMEOUT:?}", self.shown_url)))
     }
 }
 
@@ -220,7 +225,8 @@ fn is_of_world(response: &reqwest::Response) -> bool {
 
 impl Deliver for HttpProxy {
     fn deliver(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
-        self.clone().outcome(delivery).boxed()
+        let tokens = Arc::clone(&self.tokens);
+        self.clone().outcome(delivery).map(move |outcome| super::hide_tokens(outcome, &tokens)).boxed()
     }
 
     fn is_local(&self) -> bool {
@@ -234,21 +240,12 @@ impl Deliver for HttpProxy {
 
     fn ready(&self) -> BoxFuture<'static, std::result::Result<(), String>> {
         let proxy = self.clone();
-        async move { proxy.probe().await }.boxed()
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+        async move { proxy.probe().await.map_err(|error| proxy.tokens.hide_in(&error)) }.boxed()
     }
 }
 
 /// reqwest's own text is vague ("error sending request"); the cause is in its sources.
-fn describe(error: &reqwest::Error) -> String {
+pub fn describe(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -258,5 +255,5 @@ fn describe(error: &reqwest::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    tls::explain(text)
 }

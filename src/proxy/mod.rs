@@ -107,6 +107,16 @@ pub fn outcome(from: &str, answer: &Answer) -> Outcome {
     }
 }
 
+/// An answer may quote the request, as pages of gateways and of echo servers do.
+pub fn hide_tokens(outcome: Outcome, tokens: &Tokens) -> Outcome {
+    match outcome {
+        Outcome::Failed { error } => Outcome::Failed { error: tokens.hide_in(&error) },
+        Outcome::NotTaken { error } => Outcome::NotTaken { error: tokens.hide_in(&error) },
+        Outcome::Unreachable { error } => Outcome::Unreachable { error: tokens.hide_in(&error) },
+        Outcome::Done | Outcome::Reschedule { .. } => outcome,
+    }
+}
+
 fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_EXCERPT * 4)]);
     text.trim().chars().take(LONGEST_EXCERPT).collect()
