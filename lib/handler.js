@@ -231,7 +231,7 @@ function createRefusal(log) {
       quietUntil = performance.now() + REFUSALS_LOGGED_EVERY_MS;
       unlogged = 0;
     }
-    return Response.json({ error: 'This delivery is not authenticated' }, { status: 401 });
+    return answer({ error: 'This delivery is not authenticated' }, { status: 401 });
   };
 }
 

@@ -55,9 +55,10 @@ const message = {
   attempt: 1,
 };
 
+const ok = async () => new Response('{}', { headers: { 'x-workflow-world': 'postgres' } });
 const entrypoints = {
-  workflowEntrypoint: async () => new Response('{}'),
-  stepEntrypoint: { POST: async () => new Response('{}') },
+  workflowEntrypoint: ok,
+  stepEntrypoint: { POST: ok },
 };
 
 /** A wrong setting, or one that leads nowhere. @param {unknown} error */

@@ -30,6 +30,7 @@ async function httpProxy(tunnelTo) {
     const { method, url, headers } = request;
     seen.push({ method, url, headers });
     request.resume();
+    response.setHeader('x-workflow-world', 'postgres');
     response.end('{"ok":true}');
   });
   server.on('connect', ({ method, url, headers }, socket) => {

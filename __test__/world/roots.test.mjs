@@ -29,6 +29,7 @@ async function portOf(server) {
 function answer(request, response) {
   request.resume();
   response.setHeader('content-type', 'application/json');
+  response.setHeader('x-workflow-world', 'postgres');
   response.end('{"ok":true,"messageId":"msg_of_qstash"}');
 }
 

@@ -20,7 +20,9 @@ test('each of two Worlds delivers with its own token', async (t) => {
   const tokens = [];
   const server = createServer((request, response) => {
     request.resume();
-    if (request.method === 'POST') tokens.push(request.headers['x-workflow-secret']);
+    const { 'x-workflow-secret': token, 'x-workflow-probe': probe } = request.headers;
+    if (!probe) tokens.push(token);
+    response.setHeader('x-workflow-world', 'postgres');
     response.end('{"ok":true}');
   });
   server.listen(0, '127.0.0.1');

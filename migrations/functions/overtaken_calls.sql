@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION :"schema".overtaken_calls(
   requests bigint[],   -- the caller's own number of each call, the same for all its tries
   tries    integer[]   -- how many tries of it went before
 ) RETURNS bigint[] LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 BEGIN
   IF 0 < ANY (tries) THEN
     INSERT INTO :"schema".workflow_repeated_calls AS c (request_id, last_try, repeated_at)

@@ -17,7 +17,9 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{
     PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgQueryResult, PgRow, PgSeverity,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Encode, Executor, Postgres, Row, SqlSafeStr, Type};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Encode, Executor, Postgres, Row, SqlSafeStr, Type,
+};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::DatabaseConfig;
