@@ -67,6 +67,11 @@ impl Query {
     {
         Self { query: self.query.bind(value), ..self }
     }
+
+    /// For a connection that was acquired, once.
+    pub fn unprepared(self) -> Prepared {
+        self.query.persistent(false)
+    }
 }
 
 impl Database {

@@ -497,7 +497,7 @@ pub async fn setup(database: &Database, config: &QueueConfig) -> Result<Vec<Stri
     let mut connection = database.acquire().await?;
     let mut transaction = connection.begin().await?;
     transaction.execute(OWN_NAMES).await?;
-    transaction.execute(query).await?;
+    transaction.execute(query.unprepared()).await?;
     transaction.commit().await?;
     connection.give_back();
     check(database, config).await?;
