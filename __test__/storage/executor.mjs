@@ -41,4 +41,8 @@ async function execute(message) {
   say({ stepId: message.stepId, refused: await response.json() });
 }
 
-(parentPort ?? process).on('message', execute);
+(parentPort ?? process).on('message', async (message) => {
+  if (message !== 'close') return execute(message);
+  await world.close();
+  say({ stepId: 'close' });
+});

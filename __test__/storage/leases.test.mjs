@@ -119,10 +119,16 @@ test('the lease lasts as long as the code runs', async () => {
   });
   const first = deliver();
   await begun;
-  const taken = Number(await leaseUntil());
+  const pulse = async () => {
+    const { rows } = await database.pool.query(`SELECT at FROM ${database.schema}.workflow_pulse`);
+    return Number(rows[0].at);
+  };
+  const [taken, before] = [Number(await leaseUntil()), await pulse()];
   while (Number(await leaseUntil()) <= taken) {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
+  // Others can tell from it that leases can be renewed.
+  assert.ok((await pulse()) > before);
   gate.resolve(undefined);
   assert.equal((await first).status, 200);
 });
