@@ -8,7 +8,7 @@ use std::io;
 use std::mem::forget;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
@@ -31,6 +31,8 @@ const CHECK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// A name may lead to another server by then, and what a server process has gathered is let go.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that comes back answers new connections, not those that were begun while it was away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// So many rest as long as the configuration allows, others no longer than this.
 const RESTING: usize = 2;
 const SURPLUS_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5000 });
@@ -84,6 +86,8 @@ struct GivenUp {
 /// The look at the server that is under way, or was the last.
 struct Inquiry {
     began: Instant,
+    /// When it took up the statements that were given up, once it has a connection.
+    looked: Arc<OnceLock<Instant>>,
     outcome: Shared<BoxFuture<'static, Result<Arc<Vec<Backend>>>>>,
 }
 
@@ -127,14 +131,15 @@ impl Manager for Opener {
     type Error = sqlx::Error;
 
     async fn create(&self) -> sqlx::Result<Resting> {
+        let unanswered = || sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
         if self.unanswered.since(ASK_AGAIN) {
-            let message = "no answer to a connection just now";
-            return Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
+            return Err(unanswered());
         }
         let opening = Opening { opener: self, began: Instant::now() };
-        let connected = PgConnection::connect_with(&self.options).await;
+        let opened = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options));
+        let opened = opened.await.map_err(|_| unanswered())?;
         forget(opening);
-        let mut connection = connected?;
+        let mut connection = opened?;
         // As plain text: poolers lose prepared statements.
         let mut row = Err(sqlx::Error::RowNotFound);
         if self.sessions {
@@ -241,27 +246,24 @@ impl Connections {
     }
 
     /// Asks the server, over one connection beside the pool's, what became of the statements that were given
-    /// up, and ends them. All that ask share what was begun after `since`.
+    /// up, and ends them. All share one look, as long as it was not taken before `since`.
     async fn inquire(self: &Arc<Self>, since: Option<Instant>) -> Result<Arc<Vec<Backend>>> {
         loop {
             let (outcome, fresh) = {
                 let mut inquiry = self.inquiry.lock().unwrap_or_else(PoisonError::into_inner);
-                match &*inquiry {
-                    Some(Inquiry { began, outcome })
-                        if since.is_none_or(|since| *began >= since) || outcome.peek().is_none() =>
-                    {
-                        (outcome.clone(), since.is_none_or(|since| *began >= since))
-                    }
+                let current = inquiry.as_ref().map(|current| {
+                    let over = current.outcome.peek().is_some();
+                    let looked = current.looked.get().copied();
+                    let from = if over { looked.or(Some(current.began)) } else { looked };
+                    let fresh = from.is_none_or(|from| since.is_none_or(|since| from >= since));
+                    (current.outcome.clone(), fresh, over)
+                });
+                match current {
+                    Some((outcome, fresh, over)) if fresh || !over => (outcome, fresh),
                     _ => {
-                        let connections = Arc::clone(self);
-                        let looking = tokio::spawn(async move {
-                            tasks::caught("A look at the server", connections.look()).await?
-                        });
-                        let outcome = looking
-                            .map(|outcome| outcome.unwrap_or_else(|_| tasks::unanswered()))
-                            .boxed()
-                            .shared();
-                        *inquiry = Some(Inquiry { began: Instant::now(), outcome: outcome.clone() });
+                        let begun = self.begin_inquiry();
+                        let outcome = begun.outcome.clone();
+                        *inquiry = Some(begun);
                         (outcome, true)
                     }
                 }
@@ -273,10 +275,25 @@ impl Connections {
         }
     }
 
-    async fn look(&self) -> Result<Arc<Vec<Backend>>> {
+    fn begin_inquiry(self: &Arc<Self>) -> Inquiry {
+        let (connections, looked) = (Arc::clone(self), Arc::new(OnceLock::new()));
+        let mark = Arc::clone(&looked);
+        let looking =
+            tokio::spawn(
+                async move { tasks::caught("A look at the server", connections.look(&mark)).await? },
+            );
+        let outcome = looking.map(|outcome| outcome.unwrap_or_else(|_| tasks::unanswered())).boxed().shared();
+        Inquiry { began: Instant::now(), looked, outcome }
+    }
+
+    async fn look(&self, looked: &OnceLock<Instant>) -> Result<Arc<Vec<Backend>>> {
         let looking = async {
             let mut connection = PgConnection::connect_with(self.options()).await?;
-            let given_up = self.given_up().clone();
+            let given_up = {
+                let given_up = self.given_up();
+                let _ = looked.set(Instant::now());
+                given_up.clone()
+            };
             let mut backends = Vec::new();
             if !given_up.is_empty() {
                 let mut transaction = connection.begin().await?;
