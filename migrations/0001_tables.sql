@@ -165,6 +165,14 @@ CREATE TABLE :"schema".workflow_pulse (
 
 INSERT INTO :"schema".workflow_pulse VALUES (now(), 'epoch', 'epoch');
 
+-- Where the search for stranded runs is, of each prefix of queue names.
+CREATE TABLE :"schema".workflow_rescues (
+  job_prefix text COLLATE "C" PRIMARY KEY,
+  -- The run behind which it goes on; '' begins a pass.
+  place      text COLLATE "C" NOT NULL,
+  due_at     timestamptz NOT NULL
+);
+
 -- Calls that were sent again because their answer was lost, by the caller's number; see overtaken_calls.
 CREATE TABLE :"schema".workflow_repeated_calls (
   request_id  bigint PRIMARY KEY,

@@ -1528,7 +1528,9 @@ async fn a_stranded_run_is_woken_once_per_position_of_its_log() {
             "SELECT count(*) = 1 FROM :schema.workflow_runs WHERE rescued_slot = 1 AND run_id = 'wrun_stranded'",
         )
         .await;
-    let stranded = "SELECT count(*) FROM :schema.queue_stranded(:flows, :steps, 'workflow_', 30000, '', 100) WHERE out_workflow IS NOT NULL";
+    let stranded = "SELECT count(*) FROM :schema.queue_stranded(:flows, :steps, 'workflow_', 30000, false, 100, 100, 0, 0, 0)
+         WHERE out_workflow IS NOT NULL";
+    place.run("UPDATE :schema.workflow_rescues SET due_at = now()").await;
     process.queue.close(MINUTE).await;
     assert_eq!(place.number(stranded).await, 0, "once per position");
     place
@@ -1539,4 +1541,82 @@ async fn a_stranded_run_is_woken_once_per_position_of_its_log() {
         .await;
     assert_eq!(place.number(stranded).await, 1);
     assert_eq!(target.count(), 1);
+}
+
+/// 100,000 runs that wait for hooks, and were woken once at their position.
+async fn park_runs(place: &Place) {
+    place
+        .run(
+            "INSERT INTO :schema.workflow_runs
+               (run_id, workflow_name, deployment_id, status, job_prefix, rescued_slot, created_at, updated_at, started_at)
+               SELECT format('wrun_%s', to_char(n, 'FM000000')), 'workflow//./a//b', 'd', 'running', 'workflow_', 1, now(), now(), now()
+               FROM generate_series(1, 100000) n;
+             INSERT INTO :schema.workflow_events (run_id, slot, type, created_at)
+               SELECT format('wrun_%s', to_char(n, 'FM000000')), 1, 'run_created', now() - interval '1 hour'
+               FROM generate_series(1, 100000) n;",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranded_run_among_100_000_parked_ones_is_found_within_a_minute() {
+    let place = Place::new().await;
+    park_runs(&place).await;
+    place.run("UPDATE :schema.workflow_runs SET rescued_slot = NULL WHERE run_id = 'wrun_077777'").await;
+    // Another process is searching, and keeps its lock for a while.
+    place.run("INSERT INTO :schema.workflow_rescues VALUES ('workflow_', 'wrun_010000', now())").await;
+    let mut other = place.pool.begin().await.unwrap();
+    let lock = place.sql("SELECT FROM :schema.workflow_rescues FOR UPDATE");
+    other.execute(AssertSqlSafe(lock)).await.unwrap();
+    let process = place.process();
+    let target = Target::answering(Outcome::Done);
+    let start = Instant::now();
+    process.start(&target).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(target.count(), 0);
+    other.rollback().await.unwrap();
+    while target.count() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "not found within a minute");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(target.seen()[0].body, b"{\"runId\":\"wrun_077777\"}");
+    let calls = "SELECT place > 'wrun_010000' OR place = '' FROM :schema.workflow_rescues";
+    assert_eq!(place.number(&format!("SELECT ({calls})::integer")).await, 1);
+    println!("found after {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_over_parked_runs_goes_on_where_the_last_process_stopped_and_costs_little() {
+    let place = Place::new().await;
+    park_runs(&place).await;
+    let call = async |mine: bool| {
+        let sql = place.sql(&format!(
+            "SELECT out_run_id, out_slot FROM :schema.queue_stranded(:flows, :steps, 'workflow_', 30000, {mine}, 500, 50, 500, 30000, 5000)"
+        ));
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&place.pool).await.unwrap();
+        (row.get::<Option<String>, _>(0), row.get::<i32, _>(1))
+    };
+    let (first, pause) = call(false).await;
+    assert!(first.as_deref() > Some("wrun_000500") && pause == 500, "{first:?}, {pause} ms");
+    let (busy, pause) = call(false).await;
+    assert!(
+        busy.is_none() && (1..=5000).contains(&pause),
+        "another process leaves the pass to the first: {pause} ms"
+    );
+    // That one is gone.
+    place.run("UPDATE :schema.workflow_rescues SET due_at = now()").await;
+    let (second, _) = call(false).await;
+    assert!(second > first, "{second:?}");
+    let (start, mut calls) = (Instant::now(), 0);
+    while let (Some(_), _) = call(true).await {
+        calls += 1;
+        assert!(calls < 1000);
+    }
+    println!("the rest of the pass: {:?} in {calls} calls", start.elapsed());
+    assert_eq!(call(true).await.0, None, "the next pass begins 30 s later");
+    place.run("UPDATE :schema.workflow_rescues SET place = 'wrun_050000', due_at = now()").await;
+    let sql = place.sql("SELECT * FROM :schema.queue_stranded(:flows, :steps, 'workflow_', 30000, false, 500, 0, 500, 30000, 5000)");
+    let pages = pages_read(&mut place.pool.acquire().await.unwrap(), &sql).await;
+    println!("{pages} pages for 500 runs");
+    assert!(pages < 10_000, "{pages} pages");
 }

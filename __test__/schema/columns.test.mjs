@@ -74,6 +74,7 @@ describe('the Drizzle objects have the columns of the database, no fewer and no 
           'workflow_migrations',
           'workflow_repeated_calls',
           'workflow_pulse',
+          'workflow_rescues',
         ],
       ].sort(),
     );

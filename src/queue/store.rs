@@ -7,7 +7,10 @@ use rand::RngCore;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, Row};
 
-use super::timing::{LEASE, LONGEST_DELAY, RESCUE_PAGE, RESCUE_QUIET, SWEEP, millis};
+use super::timing::{
+    LEASE, LONGEST_DELAY, RESCUE, RESCUE_BUDGET, RESCUE_NEXT, RESCUE_PAGE, RESCUE_QUIET, RESCUE_TAKEN_OVER,
+    SWEEP, millis,
+};
 use super::{Kind, Message};
 use crate::config::QueueConfig;
 use crate::database::patience::{BOUNDED, Limit, Try, patiently};
@@ -186,6 +189,15 @@ pub struct Stranded {
     pub run_id: String,
     pub workflow: String,
     pub slot: i32,
+}
+
+/// A part of the search for stranded runs.
+pub struct Search {
+    pub stranded: Vec<Stranded>,
+    /// The pass is not at its end, and this process's.
+    pub mine: bool,
+    /// How long to wait for the next part.
+    pub pause: Duration,
 }
 
 /// How many jobs of a queue are in a state.
@@ -387,8 +399,8 @@ impl Store {
         Ok(sweep)
     }
 
-    /// The stranded runs of the page behind `after`, and where the next page begins.
-    pub async fn stranded(&self, after: &str) -> Result<(Vec<Stranded>, Option<String>)> {
+    /// Goes on with the search for stranded runs. `mine`: this process is making the pass that is under way.
+    pub async fn stranded(&self, mine: bool) -> Result<Search> {
         let query = self
             .database
             .query(&self.stranded)
@@ -396,19 +408,26 @@ impl Store {
             .bind(self.queues.steps.clone())
             .bind(self.job_prefix.clone())
             .bind(millis(RESCUE_QUIET))
-            .bind(after.to_owned())
-            .bind(RESCUE_PAGE);
-        let (mut stranded, mut next) = (Vec::new(), None);
+            .bind(mine)
+            .bind(RESCUE_PAGE)
+            .bind(millis(RESCUE_BUDGET))
+            .bind(millis(RESCUE_NEXT))
+            .bind(millis(RESCUE))
+            .bind(millis(RESCUE_TAKEN_OVER));
+        let mut search = Search { stranded: Vec::new(), mine: false, pause: RESCUE };
         for row in self.database.fetch_once(query, Limit::WRITE).await? {
             let run_id: Option<String> = row.try_get(0)?;
             match (run_id, row.try_get(1)?) {
                 (Some(run_id), Some(workflow)) => {
-                    stranded.push(Stranded { run_id, workflow, slot: row.try_get(2)? });
+                    search.stranded.push(Stranded { run_id, workflow, slot: row.try_get(2)? });
                 }
-                (last, _) => next = last,
+                (place, _) => {
+                    search.mine = place.is_some();
+                    search.pause = from_millis(row.try_get::<i32, _>(2)?.into());
+                }
             }
         }
-        Ok((stranded, next))
+        Ok(search)
     }
 
     pub async fn mark_rescued(&self, runs: &[Stranded]) -> Result<()> {

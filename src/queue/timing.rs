@@ -17,11 +17,15 @@ pub const SWEEP_WITHOUT_LISTEN: Duration = Duration::from_millis(500);
 /// Sweeps never follow each other faster.
 pub const SWEEP_GAP: Duration = Duration::from_millis(100);
 
-/// How often a page of unfinished runs is searched for those that nothing will wake.
+/// How often the unfinished runs are searched for those that nothing will wake: after each pass over all of them.
 pub const RESCUE: Duration = Duration::from_secs(30);
-/// The same where more pages follow.
-pub const RESCUE_NEXT_PAGE: Duration = Duration::from_secs(5);
+/// A pass takes many statements, and this pause between them.
+pub const RESCUE_NEXT: Duration = Duration::from_millis(500);
+/// A statement of it takes this long, and the time of one more page.
+pub const RESCUE_BUDGET: Duration = Duration::from_millis(100);
 pub const RESCUE_PAGE: i32 = 500;
+/// Another process goes on with a pass that has stood still for this long.
+pub const RESCUE_TAKEN_OVER: Duration = Duration::from_secs(5);
 /// A run with an event since is not stranded: who wrote it may be about to send its message.
 pub const RESCUE_QUIET: Duration = Duration::from_secs(30);
 

@@ -1,7 +1,7 @@
 //! Rescues: unfinished runs that nothing would wake are woken.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -11,7 +11,7 @@ use super::service::Service;
 use crate::error::Result;
 use crate::ids::new_message_id;
 use crate::queue::store::{Push, Stranded};
-use crate::queue::timing::{RESCUE, RESCUE_NEXT_PAGE};
+use crate::queue::timing::RESCUE;
 use crate::queue::{Kind, Level, Message};
 
 const SERVICE: Service = Service { name: "The search for stranded runs", longest_pause: RESCUE };
@@ -20,17 +20,18 @@ impl Worker {
     pub(super) async fn keep_rescuing(self: Arc<Self>) {
         // Soon: a deployment is when runs get stranded.
         sleep(RESCUE.mul_f64(rand::random_range(0.05..0.2))).await;
-        let page = Arc::new(Mutex::new(String::new()));
-        self.serve(SERVICE, |worker| worker.rescue(Arc::clone(&page))).await;
+        let mine = Arc::new(AtomicBool::new(false));
+        self.serve(SERVICE, |worker| worker.rescue(Arc::clone(&mine))).await;
     }
 
-    /// Wakes the stranded runs of the next page; returns how long to wait for the one after it.
-    async fn rescue(self: Arc<Self>, page: Arc<Mutex<String>>) -> Result<Duration> {
+    /// Goes on with the search, and wakes what it finds. `mine`: this process is making the pass.
+    async fn rescue(self: Arc<Self>, mine: Arc<AtomicBool>) -> Result<Duration> {
         if self.state().closing {
             return Ok(RESCUE);
         }
-        let after = page.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (stranded, next) = self.store.stranded(&after).await?;
+        let search = self.store.stranded(mine.load(Ordering::Relaxed)).await?;
+        mine.store(search.mine, Ordering::Relaxed);
+        let stranded = search.stranded;
         if !stranded.is_empty() {
             let mut pushes = stranded.iter().map(wake_up).collect::<Result<Vec<_>>>()?;
             pushes.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -41,9 +42,8 @@ impl Worker {
             let count = stranded.len().to_string();
             self.log.log(Level::Info, "Runs without a message were woken", &[("runs", &count)]);
         }
-        let pause = if next.is_some() { RESCUE_NEXT_PAGE } else { RESCUE };
-        *page.lock().unwrap_or_else(PoisonError::into_inner) = next.unwrap_or_default();
-        Ok(pause.mul_f64(rand::random_range(0.75..1.25)))
+        // Not all processes at once.
+        Ok(search.pause.mul_f64(rand::random_range(1.0..1.25)))
     }
 }
 
