@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { call } from './errors.js';
+import { encodeEvent } from './events.js';
 import { appendLeased } from './executions.js';
 
 /**
@@ -25,6 +26,7 @@ const DECISIONS = new Set([
  * @typedef {import('./core.js').Core} Core
  * @typedef {Error & { status?: number, lost?: boolean }} Refusal
  * @typedef {object} Replay
+ * @property {string} [runId] once its run has been started
  * @property {Refusal} [refusal] of a decision, or of anything where the log has lost its end
  * @property {() => Promise<void>} [letIn] where external events of the run wait for its end
  */
@@ -66,6 +68,7 @@ export async function appendReplayed(core, request) {
   if (!current || !byReplay) return appendLeased(core, request);
   const decides = DECISIONS.has(eventType);
   if (current.refusal && (decides || current.refusal.lost)) throw current.refusal;
+  if (eventType === 'run_started') current.runId = runId;
   try {
     return await call(appendLeased(core, { ...request, replay: true }));
   } catch (error) {
@@ -86,4 +89,33 @@ export async function appendReplayed(core, request) {
 export function endsHold(core, runId) {
   const current = replays().getStore();
   if (current) current.letIn = () => core.letIn(runId);
+}
+
+/**
+ * Appends an event by `append`. What cannot be stored never will be, and each replay would ask for it again,
+ * for hours: where a replay did, its run fails, and says why.
+ * @template T
+ * @param {() => Core} core
+ * @param {string | null} runId
+ * @param {unknown} eventType
+ * @param {() => Promise<T>} append
+ * @returns {Promise<T>}
+ */
+export async function appendOrFail(core, runId, eventType, append) {
+  try {
+    return await append();
+  } catch (error) {
+    const { status, message, stack } = /** @type {Refusal} */ (Object(error));
+    const isDecision =
+      runId &&
+      replays().getStore()?.runId === runId &&
+      DECISIONS.has(/** @type {string} */ (eventType));
+    if (status !== 400 || !isDecision) throw error;
+    const eventData = { error: { message, stack }, errorCode: 'USER_ERROR' };
+    // It may have ended meanwhile.
+    await core()
+      .append(encodeEvent(runId, { eventType: 'run_failed', eventData }))
+      .catch(() => {});
+    throw error;
+  }
 }

@@ -1,7 +1,7 @@
 import { call } from './errors.js';
 import { bytesOf, decodeEntity, decodeEvent, decodeWithPayloads, encodeEvent } from './events.js';
 import { asking, optionalInteger, optionalString, reading, string } from './input.js';
-import { appendReplayed, endsHold } from './replays.js';
+import { appendOrFail, appendReplayed, endsHold } from './replays.js';
 
 /** @typedef {import('./core.js').Core} Core */
 /** @typedef {import('../native/index.cjs').AppendRequest} AppendRequest */
@@ -57,11 +57,14 @@ export function createStorage(core) {
        */
       async create(runId, event, params) {
         const all = reading(() => withPayloads(params));
-        const request = reading(() => encodeEvent(runId, event, params));
-        const reply = await ask((core) => appendReplayed(core, request));
-        const answer = JSON.parse(reply.json);
-        if (answer.holds) endsHold(core(), answer.runId);
-        return eventResult(request, reply, answer, all);
+        const eventType = reading(() => event?.eventType);
+        return appendOrFail(core, runId, eventType, async () => {
+          const request = reading(() => encodeEvent(runId, event, params));
+          const reply = await ask((core) => appendReplayed(core, request));
+          const answer = JSON.parse(reply.json);
+          if (answer.holds) endsHold(core(), answer.runId);
+          return eventResult(request, reply, answer, all);
+        });
       },
       /** @param {string} runId @param {string} eventId @param {ReadParams} [params] */
       async get(runId, eventId, params) {

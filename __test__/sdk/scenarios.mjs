@@ -195,6 +195,12 @@ export async function testScenarios(
       assert.equal(await outcome(owner), 'mine');
     });
 
+    test('a hook whose token cannot be stored fails its run, which says why', async () => {
+      const error = await run('approval', `${randomUUID()}\0`);
+      assert.equal(error.name, 'WorkflowRunFailedError');
+      assert.match(error.message, /token must not hold NUL/);
+    });
+
     test('a hook gets every payload, in order', async () => {
       const token = randomUUID();
       const runId = await start('collect', token);
