@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chown, cp, mkdtemp, readFile, symlink, writeFile } from 'node:fs/promises';
+import { appendFile, chown, cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,7 +19,16 @@ import { promisify } from 'node:util';
  * @property {(options?: { mode?: 'fast' | 'immediate' }) => Promise<void>} restart same port and data
  * @property {(options?: { mode?: 'fast' | 'immediate' }) => Promise<void>} halt until `resume`; the data stays
  * @property {() => Promise<void>} resume
- * @property {() => Promise<void>} stop and delete the data
+ * @property {() => Promise<string>} log what it said last
+ * @property {() => Promise<Standby>} standby copies this server; works on an embedded one only
+ * @property {() => Promise<void>} stop and delete the data, of standbys too
+ */
+/**
+ * A server that follows another one until it is promoted.
+ *
+ * @typedef {Omit<Postgres, 'stop'> & { follow: (port: number) => Promise<void>, promote: () => Promise<void>, discard: () => Promise<void> }} Standby
+ *   `follow` starts it: it reads the WAL from the server at this port, which may be a relay.
+ *   `promote` resolves when it takes writes. `discard` stops it and deletes its data.
  */
 
 const run = promisify(execFile);
@@ -59,7 +68,6 @@ export async function startPostgres({ log = () => {}, settings = {} } = {}) {
     const native = await nativeDirectory(directory, user);
     const port = await freePort();
     const dataDir = path.join(directory, 'data');
-    const logFile = path.join(directory, 'log');
     /** @param {string} program @param {string[]} args */
     const postgres = (program, ...args) =>
       run(path.join(native, 'bin', program), args, { ...user, cwd: directory });
@@ -91,36 +99,121 @@ export async function startPostgres({ log = () => {}, settings = {} } = {}) {
     single.child.stdin?.end('CREATE DATABASE world\n');
     await single;
 
-    /** @param {string[]} args */
-    const control = async (...args) => {
-      try {
-        await postgres('pg_ctl', '--pgdata', dataDir, '--log', logFile, '--wait', ...args);
-      } catch (error) {
-        const lines = await readFile(logFile, 'utf8').catch(() => '');
-        throw new Error(`PostgreSQL: pg_ctl ${args[0]} failed\n${lines.slice(-4000)}`, {
-          cause: error,
-        });
-      }
-    };
-    await control('start');
+    const embedded = { directory, user, postgres, standbys: 0 };
+    const primary = serverIn(embedded, dataDir, port);
+    await primary.resume();
     log(`PostgreSQL 18 on 127.0.0.1:${port}`);
-
-    return {
-      url: `postgres://world:world@127.0.0.1:${port}/world`,
-      embedded: true,
-      port,
-      dataDir,
-      pid: async () =>
-        Number.parseInt(await readFile(path.join(dataDir, 'postmaster.pid'), 'utf8'), 10),
-      restart: ({ mode = 'fast' } = {}) => control('restart', '--mode', mode),
-      halt: ({ mode = 'fast' } = {}) => control('stop', '--mode', mode),
-      resume: () => control('start'),
-      stop,
-    };
+    return { ...primary, stop };
   } catch (error) {
     await stop();
     throw error;
   }
+}
+
+/**
+ * @typedef {object} Embedded
+ * @property {string} directory of all servers of one `startPostgres`
+ * @property {User | undefined} user
+ * @property {(program: string, ...args: string[]) => Promise<unknown>} postgres runs one of its programs
+ * @property {number} standbys made so far
+ */
+
+/**
+ * @param {Embedded} embedded
+ * @param {string} dataDir
+ * @param {number} port
+ * @returns {Omit<Postgres, 'stop'>}
+ */
+function serverIn(embedded, dataDir, port) {
+  const url = `postgres://world:world@127.0.0.1:${port}/world`;
+  const control = controlOf(embedded, dataDir);
+  return {
+    url,
+    embedded: true,
+    port,
+    dataDir,
+    pid: async () =>
+      Number.parseInt(await readFile(path.join(dataDir, 'postmaster.pid'), 'utf8'), 10),
+    restart: ({ mode = 'fast' } = {}) => control('restart', '--mode', mode),
+    halt: ({ mode = 'fast' } = {}) => control('stop', '--mode', mode),
+    resume: () => control('start'),
+    log: () => lastLines(dataDir),
+    standby: () => copyAsStandby(embedded, dataDir, url),
+  };
+}
+
+/** @param {string} dataDir */
+const logOf = (dataDir) => `${dataDir}.log`;
+
+/** @param {string} dataDir */
+async function lastLines(dataDir) {
+  const lines = await readFile(logOf(dataDir), 'utf8').catch(() => '');
+  return lines.slice(-4000);
+}
+
+/** @param {Embedded} embedded @param {string} dataDir */
+function controlOf({ postgres }, dataDir) {
+  /** @param {string[]} args of pg_ctl */
+  return async (...args) => {
+    try {
+      await postgres('pg_ctl', '--pgdata', dataDir, '--log', logOf(dataDir), '--wait', ...args);
+    } catch (error) {
+      throw new Error(`PostgreSQL: pg_ctl ${args[0]} failed\n${await lastLines(dataDir)}`, {
+        cause: error,
+      });
+    }
+  };
+}
+
+/** Directories whose contents a copy of a running server must not take, as pg_basebackup knows them. */
+const NOT_COPIED =
+  /\/(pg_wal|pg_replslot|pg_dynshmem|pg_notify|pg_serial|pg_snapshots|pg_stat_tmp|pg_subtrans|pgsql_tmp)\/|\/(postmaster\.(pid|opts)|standby\.signal)$/;
+
+/**
+ * A copy of a running server. The embedded binaries lack pg_basebackup, so this is its procedure.
+ *
+ * @param {Embedded} embedded
+ * @param {string} source data directory
+ * @param {string} url of the server that runs there
+ * @returns {Promise<Standby>}
+ */
+async function copyAsStandby(embedded, source, url) {
+  const { directory, user } = embedded;
+  const dataDir = path.join(directory, `standby-${++embedded.standbys}`);
+  const { default: pg } = await import('pg');
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await client.query("SELECT pg_backup_start('standby', fast => true)");
+    await cp(source, dataDir, { recursive: true, filter: (file) => !NOT_COPIED.test(file) });
+    const { rows } = await client.query('SELECT labelfile FROM pg_backup_stop(false)');
+    await writeFile(path.join(dataDir, 'backup_label'), rows[0].labelfile);
+  } finally {
+    await client.end();
+  }
+  const port = await freePort();
+  await writeFile(path.join(dataDir, 'standby.signal'), '');
+  if (user) await run('chown', ['-R', `${user.uid}:${user.gid}`, dataDir]);
+
+  const server = serverIn(embedded, dataDir, port);
+  const control = controlOf(embedded, dataDir);
+  return {
+    ...server,
+    async follow(upstream) {
+      const settings = [
+        `port = ${port}`,
+        `primary_conninfo = 'host=127.0.0.1 port=${upstream} user=world password=world'`,
+        'wal_retrieve_retry_interval = 100ms',
+      ];
+      await appendFile(path.join(dataDir, 'postgresql.conf'), `\n${settings.join('\n')}\n`);
+      await server.resume();
+    },
+    promote: () => control('promote'),
+    async discard() {
+      await server.halt({ mode: 'immediate' }).catch(() => {});
+      await rm(dataDir, { recursive: true, maxRetries: 5 });
+    },
+  };
 }
 
 /** @param {string} url @returns {Postgres} */
@@ -137,6 +230,8 @@ function externalServer(url) {
     restart: notOurs,
     halt: notOurs,
     resume: notOurs,
+    log: async () => '',
+    standby: notOurs,
     stop: async () => {},
   };
 }
