@@ -83,13 +83,21 @@ export async function workflowIds() {
  * @param {boolean} [options.start]
  * @param {number} [options.port]
  * @param {string} [options.directory] of compiled workflows, where they are not the fixture's
+ * @param {import('./namespace.mjs').Namespace} [options.network] where the process lives
  * @returns {Promise<App>}
  */
-export async function startApp({ env, start = true, port = 0, directory }) {
+export async function startApp({ env, start = true, port = 0, directory, network }) {
   const child = fork(path.join(app, 'server.mjs'), [directory ?? (await buildApp())], {
     cwd: root,
-    env: { ...process.env, ...env, PORT: String(port), TEST_START: String(start) },
+    env: {
+      ...process.env,
+      ...env,
+      PORT: String(port),
+      TEST_START: String(start),
+      ...(network && { TEST_HOST: '0.0.0.0' }),
+    },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    ...(network && { execPath: 'ip', execArgv: [...network.exec, process.execPath] }),
   });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -102,7 +110,7 @@ export async function startApp({ env, start = true, port = 0, directory }) {
 
   const [message] = await Promise.race([once(child, 'message'), exit]);
   if (typeof message?.port !== 'number') throw new Error(`the app did not start\n${output}`);
-  const url = `http://127.0.0.1:${message.port}`;
+  const url = `http://${network?.inside ?? '127.0.0.1'}:${message.port}`;
 
   /** @param {NodeJS.Signals} signal */
   const end = async (signal) => {

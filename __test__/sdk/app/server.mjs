@@ -1,6 +1,6 @@
 // A plain node:http host of the compiled workflows in the directory given as argument, and of an
 // RPC by which tests call the SDK inside this process. TEST_PATTERN names one of the `queues`,
-// TEST_METHODS a module with more methods.
+// TEST_METHODS a module with more methods, TEST_HOST the address to listen on.
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import path from 'node:path';
@@ -167,7 +167,7 @@ const server = createServer(async (incoming, outgoing) => {
     outgoing.end();
   }
 });
-server.listen(Number(process.env.PORT ?? 0), '127.0.0.1');
+server.listen(Number(process.env.PORT ?? 0), process.env.TEST_HOST ?? '127.0.0.1');
 await once(server, 'listening');
 const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
 process.env.PORT = String(port);
