@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startApp } from '../__test__/support/app.mjs';
-import { relay } from '../__test__/support/relay.mjs';
 import { httpRelay } from './http-relay.mjs';
 
 /** @typedef {import('../__test__/support/app.mjs').App} App */
@@ -10,7 +9,7 @@ import { httpRelay } from './http-relay.mjs';
 /**
  * @typedef {object} Member
  * @property {Role} role
- * @property {Awaited<ReturnType<typeof relay>>} line to PostgreSQL
+ * @property {import('./cluster.mjs').Line} line to PostgreSQL
  * @property {App | undefined} app
  * @property {App[]} former
  * @property {boolean} leaving whether its end is asked for
@@ -42,9 +41,9 @@ const skewed = (seconds) =>
  * own to PostgreSQL.
  *
  * @param {{ after: (cleanup: () => Promise<void>) => void }} t
- * @param {{ url: string, env: Record<string, string>, log: (line: string) => void }} options
+ * @param {{ line: import('./cluster.mjs').Cluster['line'], env: Record<string, string>, log: (line: string) => void }} options
  */
-export async function assembleCast(t, { url, env, log }) {
+export async function assembleCast(t, { line, env, log }) {
   /** @type {Map<Role, Member>} */
   const members = new Map();
   const member = (/** @type {Role} */ role) => /** @type {Member} */ (members.get(role));
@@ -82,10 +81,9 @@ export async function assembleCast(t, { url, env, log }) {
   }
 
   for (const role of /** @type {Role[]} */ (Object.keys(roles))) {
-    const line = await relay(t, url);
     members.set(role, {
       role,
-      line,
+      line: await line(t),
       app: undefined,
       former: [],
       leaving: true,
@@ -106,11 +104,14 @@ export async function assembleCast(t, { url, env, log }) {
       return pid === undefined ? [] : [pid];
     },
 
-    /** @param {Role} role @param {NodeJS.Signals} signal @param {{ clock?: number }} [options] */
+    /** The process that has the role now. @param {Role} role @param {NodeJS.Signals} signal @param {{ clock?: number }} [options] */
     replace(role, signal, { clock } = {}) {
       const it = member(role);
       it.leaving = true;
+      const { app } = it;
       it.turn = it.turn.then(async () => {
+        // Another replacement, which was asked for before, has done it.
+        if (it.app !== app) return;
         await this.end(role, signal);
         if (it.app) it.former.push(it.app);
         await start(role, clock);

@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { assertInvariants } from '../__test__/support/invariants.mjs';
-import { histories, mayHaveLost } from './ledger.mjs';
+import { histories, mayBeForgotten, mayHaveLost } from './ledger.mjs';
 
 /** @typedef {import('./stage.mjs').Stage} Stage */
 /** @typedef {import('./workload.mjs').Run} Run */
@@ -24,20 +24,33 @@ export async function invariants(database) {
 }
 
 /**
- * Each accepted run ended as it must.
+ * Whether a failover may have lost what a client was told about a run, or what the client told it.
+ *
+ * @param {import('./cluster.mjs').Loss[]} losses
+ * @param {Run} run
+ */
+export const isAffected = (losses, { scene: { from, to } }) =>
+  losses.some((loss) => loss.from <= to && loss.to >= from);
+
+/**
+ * Each accepted run ended as it must. One that a loss affected may have missed a payload or been
+ * cancelled, but must not have failed.
  *
  * @param {import('../__test__/support/app.mjs').App} client
  * @param {Run[]} runs
+ * @param {import('./cluster.mjs').Loss[]} [losses]
  */
-export async function results(client, runs) {
+export async function results(client, runs, losses = []) {
   /** @type {string[]} */
   const found = [];
-  for (const { kind, runId, accepts } of runs) {
+  for (const run of runs) {
+    const { kind, runId, accepts } = run;
     const outcome = await client.call('result', runId).then(
       (value) => ({ value }),
       (error) => ({ error: error.name, message: error.message }),
     );
-    if (!accepts(outcome)) {
+    const failed = 'error' in outcome && outcome.error !== 'WorkflowRunCancelledError';
+    if (!accepts(outcome) && (failed || !isAffected(losses, run))) {
       found.push(`${kind} ${runId} ended with ${JSON.stringify(outcome)?.slice(0, 500)}`);
     }
   }
@@ -94,15 +107,28 @@ function isWhole(part, stored, history, windows) {
   return isDeepStrictEqual(once, expected);
 }
 
-/** A step's code runs only after the log says so. @param {Stage['database']} database @param {Entry[]} entries */
-export async function starts({ pool, schema }, entries) {
+/**
+ * A step's code runs only after the log says so.
+ *
+ * @param {Stage['database']} database
+ * @param {Entry[]} entries
+ * @param {import('./ledger.mjs').Window[]} [windows]
+ */
+export async function starts({ pool, schema }, entries, windows = []) {
+  const losses = windows.filter(({ loses }) => loses);
+  /** @param {import('./ledger.mjs').Execution} execution */
+  const isForgotten = (execution) =>
+    losses.some((loss) => mayBeForgotten(execution, execution.begin.moment, loss));
   const { rows } = await pool.query(
     `SELECT correlation_id AS id, count(*)::integer AS starts FROM ${schema}.workflow_events
      WHERE type = 'step_started' GROUP BY correlation_id`,
   );
   const logged = new Map(rows.map(({ id, starts }) => [id, starts]));
   return histories(entries)
-    .filter(({ stepId, executions }) => executions.length > (logged.get(stepId) ?? 0))
+    .filter(
+      ({ stepId, executions }) =>
+        executions.filter((each) => !isForgotten(each)).length > (logged.get(stepId) ?? 0),
+    )
     .map(
       ({ step, stepId, runId, executions }) =>
         `${step} ${stepId} of ${runId} ran ${executions.length} times, but the log has ${logged.get(stepId)} starts`,

@@ -6,12 +6,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describeRun } from '../__test__/support/invariants.mjs';
 import * as checks from './checks.mjs';
 import { injections } from './injections.mjs';
-import { describe, judge } from './ledger.mjs';
+import { describe, judge, lossWindows, ownWindows } from './ledger.mjs';
 import { inject, plan } from './plan.mjs';
 import { player } from './player.mjs';
 import { generator, moment } from './random.mjs';
 import { setStage } from './stage.mjs';
-import { kinds } from './workload.mjs';
+import { kinds, provoked } from './workload.mjs';
 
 /** @typedef {import('./ledger.mjs').Window} Window */
 /** @typedef {import('./workload.mjs').Run} Run */
@@ -76,23 +76,28 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
 
   const runs = /** @type {Run[]} */ ([]);
   const ended = watchEnds(stage, runs);
-  const watching = setInterval(() => {
+  const watching = setInterval(async () => {
     // PostgreSQL may be away.
     void ended.look().catch(() => {});
     for (const { role, app } of cast.lost()) {
-      violations.push(`${role} ended by itself: ${app?.exit()}\n${app?.logs().slice(-3000)}`);
       void cast.replace(role, 'SIGKILL');
+      // Its run has killed it.
+      if ((await readDeaths(ledger)).some(({ pid }) => pid === app?.pid)) continue;
+      violations.push(`${role} ended by itself: ${app?.exit()}\n${app?.logs().slice(-3000)}`);
     }
   }, 500);
 
   const windows = /** @type {Window[]} */ ([]);
-  const injecting = inject(stage, faults, { ms, tell, windows });
-  const playing = play(stage, runs, ended, {
-    random: generator(seed + 2),
-    workload,
-    end,
-    signal: stuck.signal,
-  });
+  const theatre = openTheatre(stage, runs, stuck.signal);
+  const injecting = inject(
+    {
+      ...stage,
+      provoke: (scene, drawn) => theatre.begin((player) => provoked[scene](player, drawn)),
+    },
+    faults,
+    { ms, tell, windows },
+  );
+  const playing = play(theatre, ended, { random: generator(seed + 2), workload, end });
 
   await injecting;
   const lastFault = Date.now();
@@ -100,7 +105,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   const deadline = setTimeout(() => stuck.abort(), end - Date.now() + FINISH_MS);
   await Promise.race([playing, once(stuck.signal, 'abort')]);
   if (stuck.signal.aborted) violations.push('the client still waits for answers');
-  const left = await finish(stage, runs, ended, end + FINISH_MS);
+  const { left, lost } = await finish(stage, runs, ended, end + FINISH_MS);
   clearTimeout(deadline);
   const lastEnd = Math.max(lastFault, ...ended.at.values());
   for (const runId of left.slice(0, 5)) {
@@ -108,16 +113,22 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   }
   if (left.length > 5) violations.push(`${left.length - 5} more did not end`);
 
+  const affected = runs.filter((run) => checks.isAffected(stage.losses, run));
+  const missed = runs.filter((run) => lost.includes(run.runId) && !affected.includes(run));
+  for (const { kind, runId } of missed) violations.push(`${kind} ${runId} is lost`);
+
   violations.push(...(await checks.invariants(database)));
   const entries = await readLedger(ledger);
-  const over = runs.filter(({ runId }) => !left.includes(runId));
+  windows.push(...ownWindows(entries, await readDeaths(ledger)), ...lossWindows(stage.losses));
+  const over = runs.filter(({ runId }) => !left.includes(runId) && !lost.includes(runId));
+  const whole = over.filter((run) => !affected.includes(run));
   const answers = async () => [
-    ...(await checks.results(cast.client, over)),
-    ...(await checks.streams(cast.client, over, entries, windows)),
+    ...(await checks.results(cast.client, over, stage.losses)),
+    ...(await checks.streams(cast.client, whole, entries, windows)),
   ];
   const silence = sleep(ANSWERS_MS, ['results and streams cannot be read'], { ref: false });
   violations.push(...(await Promise.race([answers(), silence])));
-  violations.push(...(await checks.starts(database, entries)));
+  violations.push(...(await checks.starts(database, entries, windows)));
   const { excused, unexcused } = judge(entries, windows);
   for (const history of unexcused) {
     const log = (await describeRun(database, history.runId))
@@ -149,37 +160,77 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
     steps: entries.filter(({ phase }) => phase === 'begin').length,
     faults: countBy(windows, ({ kind }) => kind),
     excused: countBy(excused, ({ reason }) => reason),
-    slowest: slowestOf(runs, ended),
+    slowest: slowestOf(over, ended),
     recovery: lastEnd - lastFault,
     slowestExit: Math.max(...exits.map(({ took }) => took)),
     usage: after,
   };
 }
 
+/** @typedef {ReturnType<typeof openTheatre>} Theatre */
+
 /**
+ * Where scenes are played. A failover that loses something ends the scenes that it interrupts, for
+ * nobody can say any more how they must go on.
+ *
  * @param {import('./stage.mjs').Stage} stage
  * @param {Run[]} runs
- * @param {Ends} ended
- * @param {{ random: import('./random.mjs').Random, workload: string[], end: number, signal: AbortSignal }} options
+ * @param {AbortSignal} signal
  */
-async function play({ cast }, runs, ended, { random, workload, end, signal }) {
-  const draw = random.deck(workload);
+function openTheatre({ cast, losses }, runs, signal) {
+  /** @type {Set<Promise<void>>} */
+  const playing = new Set();
   let tokens = 0;
-  const client = player({
-    client: cast.client,
-    runs,
-    signal,
-    tokens: () => `token-${++tokens}`,
-  });
-  const scenes = /** @type {Promise<void>[]} */ ([]);
-  let playing = 0;
+  /** @param {(player: import('./player.mjs').Player) => Promise<void>} play */
+  const perform = async (play) => {
+    const scene = { from: moment(), to: Number.POSITIVE_INFINITY };
+    const interruption = new AbortController();
+    const watching = setInterval(() => {
+      if (losses.some(({ to }) => to >= scene.from)) interruption.abort();
+    }, 50);
+    const client = player({
+      client: cast.client,
+      runs,
+      scene,
+      signal: AbortSignal.any([signal, interruption.signal]),
+      tokens: () => `token-${++tokens}`,
+    });
+    try {
+      await play(client);
+    } catch (error) {
+      if (!signal.aborted && !interruption.signal.aborted) throw error;
+    } finally {
+      clearInterval(watching);
+      scene.to = moment();
+    }
+  };
+  return {
+    playing: () => playing.size,
+    /** @param {Parameters<typeof perform>[0]} play */
+    begin(play) {
+      const scene = perform(play).finally(() => playing.delete(scene));
+      playing.add(scene);
+    },
+    allOver: async () => {
+      while (playing.size > 0) await Promise.all(playing);
+    },
+  };
+}
+
+/**
+ * @param {Theatre} theatre
+ * @param {Ends} ended
+ * @param {{ random: import('./random.mjs').Random, workload: string[], end: number }} options
+ */
+async function play(theatre, ended, { random, workload, end }) {
+  const draw = random.deck(workload);
   while (Date.now() < end) {
     await sleep(random.between(50, 300));
-    if (playing + ended.live() >= LIVE) continue;
-    playing++;
-    scenes.push(kinds[draw()](client, random).finally(() => playing--));
+    if (theatre.playing() + ended.live() >= LIVE) continue;
+    const kind = kinds[draw()];
+    theatre.begin((player) => kind(player, random));
   }
-  await Promise.all(scenes);
+  await theatre.allOver();
 }
 
 /** @typedef {ReturnType<typeof watchEnds>} Ends */
@@ -188,37 +239,48 @@ async function play({ cast }, runs, ended, { random, workload, end, signal }) {
 function watchEnds({ database: { pool, schema } }, runs) {
   /** @type {Map<string, number>} */
   const at = new Map();
+  /** @type {string[]} */
+  let lost = [];
   return {
     at,
-    live: () => runs.filter(({ runId }) => !at.has(runId)).length,
-    /** Which runs have not, those included of which nobody knows that they were accepted. */
+    live: () => runs.filter(({ runId }) => !at.has(runId) && !lost.includes(runId)).length,
+    /**
+     * Which runs have not ended, those included of which nobody knows that they were accepted; and which
+     * ones PostgreSQL does not know, although a client was told that they exist.
+     */
     async look() {
+      const accepted = runs.map(({ runId }) => runId);
       const { rows } = await pool.query(
         `SELECT run_id, completed_at IS NOT NULL AS ended FROM ${schema}.workflow_runs`,
       );
-      const over = rows.filter(({ ended }) => ended).map(({ run_id }) => run_id);
-      for (const runId of over) if (!at.has(runId)) at.set(runId, Date.now());
-      const all = [...rows.map(({ run_id }) => run_id), ...runs.map(({ runId }) => runId)];
-      return [...new Set(all)].filter((runId) => !at.has(runId));
+      for (const { run_id, ended } of rows) {
+        if (!ended) at.delete(run_id);
+        else if (!at.has(run_id)) at.set(run_id, Date.now());
+      }
+      const stored = new Set(rows.map(({ run_id }) => run_id));
+      lost = accepted.filter((runId) => !stored.has(runId));
+      return { left: [...stored].filter((runId) => !at.has(runId)), lost };
     },
   };
 }
 
 /**
  * Waits for all runs. Those that nobody knows of, for their start seemed to fail, may wait for a hook
- * that nobody resumes.
+ * that nobody resumes; so may those whose scene a failover has interrupted.
  *
  * @param {import('./stage.mjs').Stage} stage
  * @param {Run[]} runs
  * @param {Ends} ended
  * @param {number} deadline
  */
-async function finish({ cast }, runs, ended, deadline) {
-  const accepted = new Set(runs.map(({ runId }) => runId));
+async function finish({ cast, losses }, runs, ended, deadline) {
+  const known = new Set(
+    runs.filter((run) => !checks.isAffected(losses, run)).map(({ runId }) => runId),
+  );
   for (;;) {
-    const left = await ended.look();
-    if (left.length === 0 || Date.now() > deadline) return left;
-    const unknown = left.filter((runId) => !accepted.has(runId));
+    const { left, lost } = await ended.look();
+    if (left.length === 0 || Date.now() > deadline) return { left, lost };
+    const unknown = left.filter((runId) => !known.has(runId));
     await Promise.allSettled(unknown.map((runId) => cast.client.call('cancel', runId)));
     await sleep(250);
   }
@@ -252,7 +314,13 @@ function countBy(values, key) {
 }
 
 /** @param {string} file @returns {Promise<import('./ledger.mjs').Entry[]>} */
-async function readLedger(file) {
+const readLedger = (file) => readLines(file);
+
+/** Where processes leave a line before their run kills them. @param {string} ledger @returns {Promise<import('./ledger.mjs').Death[]>} */
+const readDeaths = (ledger) => readLines(`${ledger}.deaths`);
+
+/** @param {string} file */
+async function readLines(file) {
   const text = await readFile(file, 'utf8').catch(() => '');
   return text
     .split('\n')

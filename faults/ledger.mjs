@@ -1,10 +1,13 @@
 /** @typedef {import('../__test__/sdk/fixture.mjs').Entry} Entry */
 /**
  * What befell processes, on the clock of `moment()`. `pids`: those whose steps in flight may run again
- * for it; none for a fault that repeats nothing. `drains`: only if the database was in trouble meanwhile.
+ * for it; none for a fault that repeats nothing. `drains`: only if the database was in trouble meanwhile,
+ * or the process could not act. `loses`: PostgreSQL has forgotten what it was told meanwhile, whichever
+ * process told it. `frozen`: the process whose event loop was blocked.
  *
- * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean, drains?: boolean }} Window
+ * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean, drains?: boolean, loses?: boolean, frozen?: number }} Window
  */
+/** @typedef {{ pid: number, moment: number }} Death of a process that one of its runs has killed */
 /** @typedef {{ begin: Entry, end: Entry | undefined }} Execution */
 /** @typedef {{ stepId: string, step: string, runId: string, executions: Execution[] }} History */
 
@@ -12,6 +15,35 @@
 const SETTLING_MS = 5000;
 /** How long a process that is told to end lets its steps end. */
 const DRAIN_MS = 10_000;
+/** A step that blocks its process does so for no longer. */
+const FROZEN_MS = 13_000;
+
+/**
+ * What the workload itself did to processes.
+ *
+ * @param {Entry[]} entries
+ * @param {Death[]} deaths
+ * @returns {Window[]}
+ */
+export function ownWindows(entries, deaths) {
+  return [
+    ...deaths.map(({ pid, moment }) => ({ kind: 'death', from: moment, to: moment, pids: [pid] })),
+    ...histories(entries)
+      .filter(({ step }) => step === 'block')
+      .flatMap(({ executions }) => executions)
+      .map(({ begin, end }) => ({
+        kind: 'frozen loop',
+        from: begin.moment,
+        to: end?.moment ?? begin.moment + FROZEN_MS,
+        pids: [],
+        frozen: begin.pid,
+      })),
+  ];
+}
+
+/** @param {import('./cluster.mjs').Loss[]} losses @returns {Window[]} */
+export const lossWindows = (losses) =>
+  losses.map((loss) => ({ kind: 'loss', pids: [], database: true, loses: true, ...loss }));
 
 /** @param {Entry[]} entries @returns {History[]} */
 export function histories(entries) {
@@ -61,22 +93,42 @@ export function judge(entries, windows) {
 }
 
 /** @param {Execution} execution @param {Execution} next @param {Window[]} windows */
-function excuse({ begin, end }, next, windows) {
-  const settled = end ? settledBy(end.moment, windows) : Number.POSITIVE_INFINITY;
+function excuse(execution, next, windows) {
+  const { begin, end } = execution;
+  const settled = end ? settledBy(end.moment, windows, begin.pid) : Number.POSITIVE_INFINITY;
   const until = Math.min(settled, next.begin.moment);
   return windows.find(
     (window) =>
-      window.pids.includes(begin.pid) &&
-      window.from <= until &&
-      window.to >= begin.moment &&
-      (!window.drains || isCutShort(window, windows)),
+      (window.loses && mayBeForgotten(execution, settled, window)) ||
+      (window.pids.includes(begin.pid) &&
+        window.from <= until &&
+        window.to >= begin.moment &&
+        (!window.drains || isCutShort(window, windows))),
   )?.kind;
 }
 
+/**
+ * Whether PostgreSQL may have forgotten the begin or the end of an execution. One that began before and
+ * ended after is known, and nobody else may begin it.
+ *
+ * @param {Execution} execution
+ * @param {number} settled
+ * @param {{ from: number, to: number }} window
+ */
+export function mayBeForgotten({ begin, end }, settled, { from, to }) {
+  return (
+    (begin.moment >= from && begin.moment <= to) ||
+    (end !== undefined && end.moment <= to && settled >= from)
+  );
+}
+
 /** Whether a process that was told to end may have been unable to report its steps. @param {Window} window @param {Window[]} windows */
-function isCutShort({ from: told }, windows) {
+function isCutShort({ from: told, pids }, windows) {
   return windows.some(
-    ({ database, from, to }) => database && from <= told + DRAIN_MS && to >= told,
+    ({ database, frozen, from, to }) =>
+      (database || (frozen !== undefined && pids.includes(frozen))) &&
+      from <= told + DRAIN_MS &&
+      to >= told,
   );
 }
 
@@ -89,7 +141,7 @@ function isCutShort({ from: told }, windows) {
  */
 export function mayHaveLost({ executions }, windows) {
   return executions.some(({ begin, end }) => {
-    const until = settledBy((end ?? begin).moment, windows);
+    const until = settledBy((end ?? begin).moment, windows, begin.pid);
     return windows.some(
       ({ pids, database, from, to }) =>
         (database || pids.includes(begin.pid)) && from <= until && to >= begin.moment,
@@ -97,11 +149,18 @@ export function mayHaveLost({ executions }, windows) {
   });
 }
 
-/** Until when an outcome may have been under way: longer while the database had trouble. @param {number} ended @param {Window[]} windows */
-function settledBy(ended, windows) {
+/**
+ * Until when an outcome may have been under way: longer while the database had trouble, or the process
+ * could not act.
+ *
+ * @param {number} ended
+ * @param {Window[]} windows
+ * @param {number} pid
+ */
+export function settledBy(ended, windows, pid) {
   let until = ended + SETTLING_MS;
   for (const { from, to } of windows
-    .filter(({ database }) => database)
+    .filter(({ database, frozen }) => database || frozen === pid)
     .sort((a, b) => a.from - b.from)) {
     if (from <= until) until = Math.max(until, to + SETTLING_MS);
   }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { injections, troublesDatabase } from './injections.mjs';
+import { injections, things, troublesDatabase } from './injections.mjs';
 import { generator, moment } from './random.mjs';
 
 /** @typedef {import('./cast.mjs').Role} Role */
@@ -39,7 +39,7 @@ export function plan(seed, ms, kinds) {
 /**
  * Faults overlap, but for those that one and the same thing cannot suffer at the same time.
  *
- * @param {import('./stage.mjs').Stage} stage
+ * @param {import('./injections.mjs').Stage} stage
  * @param {Fault[]} faults
  * @param {{ ms: number, tell: (line: string) => void, windows: Window[] }} options
  */
@@ -49,19 +49,21 @@ export async function inject(stage, faults, { ms, tell, windows }) {
   const busy = new Map();
   for (const fault of faults) {
     await sleep(Math.max(0, begin + fault.at - moment()));
-    const { on } = injections[fault.kind];
-    const what = on === 'process' || on === 'line' ? `${on} ${fault.role}` : on;
-    const turn = async () => {
-      await busy.get(what);
+    const whats = things(fault.kind).map((on) =>
+      on === 'process' || on === 'line' ? `${on} ${fault.role}` : on,
+    );
+    const before = whats.map((what) => busy.get(what));
+    const turn = (async () => {
+      await Promise.all(before);
       if (moment() < begin + ms - CALM_MS) await strike(stage, fault, { tell, windows });
-    };
-    busy.set(what, turn());
+    })();
+    for (const what of whats) busy.set(what, turn);
   }
   await Promise.all(busy.values());
 }
 
 /**
- * @param {import('./stage.mjs').Stage} stage
+ * @param {import('./injections.mjs').Stage} stage
  * @param {Fault} fault
  * @param {{ tell: (line: string) => void, windows: Window[] }} options
  */

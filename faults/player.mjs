@@ -7,30 +7,36 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const OVER = [409, 410];
 
 /**
- * What a client does, against all odds: until it has an answer.
+ * What a client does in one scene, against all odds: until it has an answer, or `signal` ends the scene.
  *
- * @param {{ client: import('../__test__/support/app.mjs').App, runs: Run[], signal: AbortSignal, tokens: () => string }} options
+ * @param {{ client: import('../__test__/support/app.mjs').App, runs: Run[], scene: Run['scene'], signal: AbortSignal, tokens: () => string }} options
  */
-export function player({ client, runs, signal, tokens }) {
-  /** @template T @param {() => Promise<T>} attempt @returns {Promise<T>} */
-  const insist = async (attempt) => {
+export function player({ client, runs, scene, signal, tokens }) {
+  const over = new Promise((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  });
+  over.catch(() => {});
+
+  /** @template T @param {() => Promise<T>} attempt @param {number} [pause] @returns {Promise<T>} */
+  const insist = async (attempt, pause = 500) => {
     for (;;) {
+      signal.throwIfAborted();
       try {
-        return await attempt();
-      } catch (error) {
-        if (signal.aborted) throw error;
-        await sleep(500);
+        return await Promise.race([attempt(), /** @type {Promise<never>} */ (over)]);
+      } catch {
+        await sleep(signal.aborted ? 0 : pause);
       }
     }
   };
-  /** Asks until the answer is truthy. @template T @param {() => Promise<T>} ask */
-  const until = (ask) => insist(async () => (await ask()) || Promise.reject(new Error('not yet')));
+  /** Asks until the answer is truthy. @template T @param {() => Promise<T>} ask @param {number} [pause] */
+  const until = (ask, pause) =>
+    insist(async () => (await ask()) || Promise.reject(new Error('not yet')), pause);
 
   /** @param {string} kind @param {string} workflow @param {unknown[]} args @param {Run['accepts']} accepts */
   const startOnce = async (kind, workflow, args, accepts) => {
     const runId = /** @type {string} */ (await client.call('start', workflow, args));
     /** @type {Run} */
-    const run = { kind, runId, since: Date.now(), accepts };
+    const run = { kind, runId, since: Date.now(), accepts, scene };
     runs.push(run);
     return run;
   };
@@ -80,6 +86,28 @@ export function player({ client, runs, signal, tokens }) {
         );
       });
       return { accepted, tries };
+    },
+
+    /**
+     * Resumes each hook of the run once, some time after it has appeared, until the run has ended.
+     *
+     * @param {Run} run
+     * @param {() => number} pause before a hook is resumed, in milliseconds
+     */
+    async callBack({ runId }, pause) {
+      /** @type {Set<string>} */
+      const called = new Set();
+      await until(async () => {
+        /** @type {{ token: string }[]} */
+        const hooks = await client.call('hooks', runId);
+        for (const { token } of hooks) {
+          if (called.has(token)) continue;
+          called.add(token);
+          // The branch may have gone on without it.
+          void sleep(pause()).then(() => client.call('resumeHook', token, 1).catch(() => {}));
+        }
+        return (await client.call('run', runId)).completedAt;
+      }, 100);
     },
 
     /** @param {Run} run */

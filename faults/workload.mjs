@@ -8,6 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
  * @property {string} runId
  * @property {number} since when it was accepted
  * @property {(outcome: Outcome) => boolean} accepts
+ * @property {{ from: number, to: number }} scene while its client acted on it, by `moment()`
  * @property {{ parts: number[][], live: unknown[] }} [stream] what each step writes, and what a reader saw
  */
 /** @typedef {import('./random.mjs').Random} Random */
@@ -36,11 +37,16 @@ export const kinds = {
   async slow({ start }) {
     await start('slow', 'sequential', [3, 3000], exactly(6));
   },
+  // Longer than a lease: whoever executes it must have renewed it.
+  async long({ start }) {
+    await start('long', 'sequential', [2, 12_000], exactly(3));
+  },
   async parallel({ start }) {
     await start('parallel', 'fanOut', [10, 100], exactly(285));
   },
+  // The third branch succeeds with one attempt to spare: a process may die while it executes nothing else.
   async retries({ start }) {
-    await start('retries', 'stumbling', [4, 500], exactly(6));
+    await start('retries', 'stumbling', [3, 500], exactly(3));
   },
   async fatal({ start }) {
     await start('fatal', 'fatal', ['no'], exactly({ fatal: true, message: 'no' }));
@@ -125,6 +131,21 @@ export const kinds = {
     const answers = await Promise.all([resume(token, 1), resume(token, 2)]);
     if (answers.every(({ accepted, tries }) => !accepted && tries === 1)) run.accepts = exactly(2);
   },
+  async storm({ startWithToken, callBack }, random) {
+    const branches = 6;
+    const rounds = 3;
+    const ms = random.between(300, 1200);
+    const { run } = await startWithToken(
+      'storm',
+      'storm',
+      [branches, rounds, ms],
+      () =>
+        ({ value }) =>
+          isStorm(value, branches, rounds),
+    );
+    // What a watchdog takes about as long for.
+    await callBack(run, () => random.between(0, ms));
+  },
 
   async 'cancel of steps'({ start, cancel }, random) {
     const run = await start('cancel of steps', 'sequential', [400, 50], cancelled);
@@ -153,6 +174,52 @@ export const kinds = {
     await follow(await start('large stream', 'counting', [300], exactly(300)), parts);
   },
 };
+
+/**
+ * Begun by faults, and by nothing else.
+ *
+ * @type {Record<'replay death' | 'step death' | 'deadly step cancelled' | 'frozen loop', (player: Player, drawn: any) => Promise<void>>}
+ */
+export const provoked = {
+  // A start that seemed to fail may have been accepted: all tries share a name, and with it the deaths.
+  async 'replay death'({ start, tokens }, { deaths }) {
+    await start('replay death', 'deadlyReplay', [tokens(), deaths], exactly(deaths));
+  },
+  async 'step death'({ start, tokens }, { deaths }) {
+    await start('step death', 'deadlyStep', [tokens(), deaths], exactly(deaths));
+  },
+  async 'deadly step cancelled'({ start, cancel, tokens }, { deaths, ms }) {
+    const outcome = either(cancelled, exactly(deaths), failure('WorkflowRunFailedError'));
+    const run = await start('deadly step cancelled', 'deadlyStep', [tokens(), deaths], outcome);
+    await sleep(ms);
+    // Its attempts may be over before.
+    if (await cancel(run)) run.accepts = cancelled;
+  },
+  async 'frozen loop'({ start }, { ms }) {
+    await start('frozen loop', 'blocking', [ms], exactly(ms));
+  },
+};
+
+/**
+ * The winner of each round in each branch: the odd ones race a step, the even ones a callback.
+ *
+ * @param {unknown} value
+ * @param {number} branches
+ * @param {number} rounds
+ */
+function isStorm(value, branches, rounds) {
+  return (
+    Array.isArray(value) &&
+    value.length === branches &&
+    value.every(
+      (winners, branch) =>
+        winners.length === rounds &&
+        winners.every((/** @type {string} */ winner) =>
+          ['watchdog', branch % 2 === 0 ? 'callback' : 'step'].includes(winner),
+        ),
+    )
+  );
+}
 
 /**
  * Each value doubled, in order, once for each try that may have been accepted.

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { leaks, results, streams } from '../../faults/checks.mjs';
-import { kinds } from '../../faults/workload.mjs';
+import { isAffected, leaks, results, streams } from '../../faults/checks.mjs';
+import { kinds, provoked } from '../../faults/workload.mjs';
 
 /** @typedef {import('../../faults/workload.mjs').Run} Run */
 
@@ -23,6 +23,7 @@ const run = (run) => ({
   kind: 'stream',
   runId: 'wrun_1',
   since: 0,
+  scene: { from: 0, to: 100 },
   accepts: ({ value }) => value === 55,
   ...run,
 });
@@ -35,6 +36,19 @@ test('a run must end with its result', async () => {
     run({}),
   ]);
   assert.match(failed.join(), /"error":"RangeError"/);
+});
+
+test('a run that a failover affected may miss what was lost, but must not fail', async () => {
+  const losses = [{ from: 50, to: 60 }];
+  const other = client({ result: () => 54 });
+  assert.deepEqual(await results(other, [run({})], losses), []);
+  assert.equal((await results(other, [run({ scene: { from: 0, to: 40 } })], losses)).length, 1);
+  const corrupt = client({
+    result: () =>
+      Promise.reject(Object.assign(new Error('no'), { name: 'WorkflowRunFailedError' })),
+  });
+  assert.equal((await results(corrupt, [run({})], losses)).length, 1);
+  assert.equal(isAffected(losses, run({ scene: { from: 70, to: 80 } })), false);
 });
 
 /**
@@ -103,7 +117,14 @@ test('a process that keeps what it does not need is found', () => {
 });
 
 test('no kind of run takes whatever comes', async () => {
-  for (const [name, kind] of Object.entries(kinds)) {
+  const scenes = Object.entries(provoked).map(
+    ([name, play]) =>
+      /** @type {const} */ ([
+        name,
+        (/** @type {any} */ player) => play(player, { ms: 0, deaths: 1 }),
+      ]),
+  );
+  for (const [name, kind] of [...Object.entries(kinds), ...scenes]) {
     /** @type {Run[]} */
     const runs = [];
     /** @param {string} kind @param {Run['accepts']} accepts */
@@ -122,6 +143,7 @@ test('no kind of run takes whatever comes', async () => {
       }),
       hook: async () => {},
       ends: async () => {},
+      callBack: async () => {},
       resume: async () => ({ accepted: true, tries: 1 }),
       cancel: async () => true,
       follow: async () => {},

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { describe, judge } from '../../faults/ledger.mjs';
+import { describe, judge, lossWindows, ownWindows } from '../../faults/ledger.mjs';
 
 /** @typedef {import('../../faults/ledger.mjs').Entry} Entry */
 /** @typedef {import('../../faults/ledger.mjs').Window} Window */
@@ -96,4 +96,50 @@ test('a step of a process that was told to end may run again where it could not 
     excused.map(({ reason }) => reason),
     ['stop'],
   );
+});
+
+test('a step may run again that its run has killed together with its process', () => {
+  const [begin] = first;
+  const windows = ownWindows([begin, ...again], [{ pid: 10, moment: 1050 }]);
+  assert.equal(judge([begin, ...again], windows).unexcused.length, 0);
+  const other = ownWindows([begin, ...again], [{ pid: 30, moment: 1050 }]);
+  assert.equal(judge([begin, ...again], other).unexcused.length, 1);
+});
+
+test('a blocked event loop repeats nothing', () => {
+  const block = [entry('begin', 900, { step: 'block', stepId: 'step_2' })];
+  const entries = [...first, ...again, ...block];
+  assert.equal(judge(entries, ownWindows(entries, [])).unexcused.length, 1);
+});
+
+test('an outcome that waits for a blocked event loop is lost with its process', () => {
+  const block = ['begin', 'end'].map((phase, n) =>
+    entry(/** @type {Entry['phase']} */ (phase), 1050 + n * 6000, {
+      step: 'block',
+      stepId: 'step_2',
+    }),
+  );
+  const entries = [...first, ...again, ...block];
+  const kill = window({ from: 8000, to: 8010 });
+  assert.equal(judge(entries, [kill]).unexcused.length, 1);
+  assert.equal(judge(entries, [kill, ...ownWindows(entries, [])]).unexcused.length, 0);
+});
+
+test('a step may run again whose begin or end PostgreSQL has forgotten, in whichever process', () => {
+  for (const loss of [
+    { from: 900, to: 1010 },
+    { from: 1050, to: 2000 },
+  ]) {
+    const { excused } = judge([...first, ...again], lossWindows([loss]));
+    assert.deepEqual(
+      excused.map(({ reason }) => reason),
+      ['loss'],
+    );
+  }
+});
+
+test('a step may not run again that began before a loss and ended after it', () => {
+  const long = [entry('begin', 1000), entry('end', 20_000)];
+  const loss = lossWindows([{ from: 2000, to: 4000 }]);
+  assert.equal(judge([...long, ...again], loss).unexcused.length, 1);
 });

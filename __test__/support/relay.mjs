@@ -8,7 +8,8 @@ const READY_FOR_QUERY = Buffer.from([...Buffer.from('Z'), 0, 0, 0, 5]);
 /**
  * A connection that passes through. `frozen`: nothing passes any more, and neither end is told.
  * `answerBytes`: how many more of the server's bytes pass before the connection is cut.
- * `held`: the client is gone, and what it sent last has not reached the server yet.
+ * `held`: the client is gone, and what it sent last has not reached the server yet. `stalled`: until then
+ * nothing passes, but nothing is lost either, not even when the client gives up.
  *
  * @typedef {object} Link
  * @property {import('node:net').Socket} client
@@ -16,6 +17,7 @@ const READY_FOR_QUERY = Buffer.from([...Buffer.from('Z'), 0, 0, 0, 5]);
  * @property {boolean} frozen
  * @property {number | undefined} answerBytes
  * @property {boolean} held
+ * @property {Promise<void> | undefined} stalled
  */
 
 /**
@@ -25,7 +27,7 @@ const READY_FOR_QUERY = Buffer.from([...Buffer.from('Z'), 0, 0, 0, 5]);
  * @param {string} target URL
  */
 export async function relay(t, target) {
-  const { hostname, port } = new URL(target);
+  let { hostname, port } = new URL(target);
   /** @type {Set<import('node:net').Socket>} */
   const sockets = new Set();
   /** @type {Set<Link>} */
@@ -38,6 +40,7 @@ export async function relay(t, target) {
   let drawAnswerBytes;
   /** @type {((link: Link, chunk: Buffer) => boolean) | undefined} */
   let holds;
+  let release = () => {};
   const drop = () => {
     for (const socket of sockets) socket.destroy();
   };
@@ -47,6 +50,7 @@ export async function relay(t, target) {
     new Transform({
       async transform(chunk, _encoding, done) {
         if (delayMs > 0) await sleep(delayMs);
+        await link.stalled;
         if (link.frozen || (!answers && holds?.(link, chunk))) return done();
         if (!answers || link.answerBytes === undefined) return done(null, chunk);
         // What the client has sent is with the server already: only the answer is lost.
@@ -68,7 +72,15 @@ export async function relay(t, target) {
     if (state === 'full') return turnAway(client);
     const upstream = connect({ host: hostname, port: Number(port), noDelay: true });
     /** @type {Link} */
-    const link = { client, upstream, frozen: false, answerBytes: drawAnswerBytes?.(), held: false };
+    const link = {
+      client,
+      upstream,
+      frozen: false,
+      answerBytes: drawAnswerBytes?.(),
+      held: false,
+      stalled: undefined,
+    };
+    const requests = gate(link, false);
     links.add(link);
     upstream.on('error', () => {});
     upstream.on('close', () => {
@@ -76,15 +88,20 @@ export async function relay(t, target) {
       if (!link.frozen) client.destroySoon();
     });
     client.on('close', () => {
-      if (!link.held) upstream.destroy();
+      if (link.held) return;
+      if (!link.stalled) return void upstream.destroy();
+      // The server gets the request, and that the client has gone, when the network is back.
+      requests.end();
+      upstream.resume();
     });
-    client.pipe(gate(link, false)).pipe(upstream);
+    client.pipe(requests).pipe(upstream);
     upstream.pipe(gate(link, true), { end: false }).pipe(client);
     client.resume();
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(async () => {
     drop();
+    for (const { upstream } of links) upstream.destroy();
     server.close();
     await once(server, 'close');
   });
@@ -115,6 +132,25 @@ export async function relay(t, target) {
     freeze({ newOnesToo }) {
       for (const link of links) link.frozen = true;
       if (newOnesToo) state = 'silent';
+    },
+    /**
+     * A partition as TCP survives it: the connections that there are carry nothing until `release`, and
+     * then all of it, also the requests of clients that have given up meanwhile. New ones are fine.
+     */
+    stall() {
+      const stalled = new Promise((resolve) => {
+        release = () => resolve(undefined);
+      });
+      for (const link of links) link.stalled ??= stalled;
+    },
+    release() {
+      for (const link of links) link.stalled = undefined;
+      release();
+    },
+    /** New connections go to another server; the ones that there are end. @param {string} url */
+    aim(url) {
+      ({ hostname, port } = new URL(url));
+      drop();
     },
     /** Everything takes longer, in both directions. @param {number} ms */
     delay(ms) {
