@@ -496,7 +496,7 @@ impl DerefMut for Connection {
 
 /// The process, and what its transactions begin with.
 const INTRODUCTION: &str = "
-    SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint, current_setting('transaction_isolation')
+    SELECT pid, (extract(epoch FROM backend_start) * 1000000.0)::bigint, current_setting('transaction_isolation')
     FROM pg_stat_get_activity(pg_backend_pid())";
 
 /// Ends the statements $3, which were sent to the processes $1 that were started at $2, and returns the processes
@@ -511,7 +511,7 @@ const END_STATEMENTS: &str = "
            END
     FROM unnest($1::int[], $2::bigint[], $3::text[]) AS g(pid, started, text)
     JOIN pg_stat_activity a ON a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
-     AND (a.pid = g.pid AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = g.started
+     AND (a.pid = g.pid AND (extract(epoch FROM a.backend_start) * 1000000.0)::bigint = g.started
           OR a.wait_event_type = 'Lock' AND a.query_start < clock_timestamp() - interval '9 s'
              AND starts_with(g.text, NULLIF(a.query, '')))";
 
