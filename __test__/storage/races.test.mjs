@@ -304,8 +304,11 @@ describe('two callers at once', () => {
 });
 
 test('a connection that is cut leaves whole events or none, and the caller does not notice (W5)', async () => {
+  // By chance: the first call of a connection plans its statements, for longer than the killer pauses where the
+  // machine is busy. Cut each time, it would come to no end.
   const kill = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%"${database.schema}".append_events%'`;
+    WHERE pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%"${database.schema}".append_events%'
+      AND random() < 0.3`;
   let cut = 0;
   let done = false;
   const killer = (async () => {
