@@ -61,6 +61,11 @@ export interface PostgresWorldConfig {
    * times `queueConcurrency`.
    */
   queueConcurrencyLimit?: number;
+  /**
+   * How often in a row the process may die that delivers a message, before the message is given up.
+   * Environment: `WORKFLOW_POSTGRES_MAX_LOST_LEASES`. Default: 10.
+   */
+  maxLostLeases?: number;
   /** How long the SDK collects the chunks of a stream before it writes them, in milliseconds. Default: 0. */
   streamFlushIntervalMs?: number;
   /**
@@ -158,6 +163,10 @@ export interface PgBossQueueHealth extends QueueHealth {
     leasesLost: number;
     leasesSwept: number;
     runsRescued: number;
+    /** Messages that are not delivered any more, after too many failures or deaths of their process. */
+    givenUp: number;
+    /** Ended deliveries that PostgreSQL refuses to settle. Any: unhealthy. */
+    refused: number;
     claimedAtOnce: number;
     /** Since jobs were last settled and claimed, or there was nothing to do. More than 30 s: unhealthy. */
     lastTurnMs: number;
@@ -262,6 +271,7 @@ export interface PgBossQueueOptions {
   queueConcurrencyLimit?: number;
   /** Keeps finished jobs, for a dashboard. Default: false, they are deleted. */
   keepCompleted?: boolean;
+  maxLostLeases?: number;
   namespace?: string;
   log?: (line: LogLine) => void;
 }

@@ -16,6 +16,7 @@ const OPTIONS = {
   queueConcurrency: 'number',
   queueConcurrencyLimit: 'number',
   keepCompleted: 'boolean',
+  maxLostLeases: 'number',
   baseUrl: 'string',
   httpProxy: 'string',
   port: 'number',

@@ -19,6 +19,7 @@ pub const DEFAULT_JOB_PREFIX: &str = "workflow_";
 pub const DEFAULT_CONCURRENCY: u32 = 10;
 /// The default of the limit, in multiples of the concurrency.
 const CONCURRENCY_LIMIT_FACTOR: u32 = 10;
+pub const DEFAULT_MAX_LOST_LEASES: u32 = 10;
 pub const DEFAULT_POOL_SIZE: u32 = 10;
 pub const DEFAULT_APP_PORT: u16 = 3000;
 pub const DEFAULT_IDLE_TIMEOUT_SECONDS: u32 = 60;
@@ -47,6 +48,7 @@ pub struct Options {
     pub queue_concurrency: Option<f64>,
     pub queue_concurrency_limit: Option<f64>,
     pub keep_completed: Option<bool>,
+    pub max_lost_leases: Option<f64>,
     pub base_url: Option<String>,
     pub http_proxy: Option<String>,
     pub port: Option<f64>,
@@ -109,6 +111,8 @@ pub struct QueueConfig {
     /// The same while all of those only wait for something, and due messages wait for them.
     pub concurrency_limit: u32,
     pub keep_completed: bool,
+    /// How often in a row the process may die that a message is delivered by.
+    pub max_lost_leases: u32,
     /// Part of the queue names that deliveries carry: `__<namespace>_wkf_step_…`.
     pub namespace: Option<String>,
 }
@@ -245,6 +249,13 @@ impl Config {
                     concurrency..=10_000,
                 )?,
                 keep_completed: options.keep_completed.unwrap_or(false),
+                max_lost_leases: number(
+                    "WORKFLOW_POSTGRES_MAX_LOST_LEASES (or maxLostLeases)",
+                    options.max_lost_leases,
+                    env("WORKFLOW_POSTGRES_MAX_LOST_LEASES"),
+                    DEFAULT_MAX_LOST_LEASES,
+                    1..=1000,
+                )?,
                 namespace: namespace.map(str::to_owned),
             },
             tokens,

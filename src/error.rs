@@ -95,6 +95,18 @@ pub enum Error {
 pub const SPEC_VERSION: i64 = 3;
 
 impl Error {
+    /// Whether PostgreSQL refused what the statement was to do: another statement may fare better.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::Unreachable(_)
+                | Self::Contention(_)
+                | Self::NotSetUp(_)
+                | Self::Closed
+        )
+    }
+
     /// What `lib/errors.js` needs to build the JavaScript error.
     pub fn to_json(&self) -> Value {
         let mut json = match self {

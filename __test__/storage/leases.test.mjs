@@ -241,6 +241,27 @@ test('a lease that nobody could have renewed lasts once more, and no longer', as
   assert.deepEqual(await deliver(), { status: 200, body: { ok: true } });
 });
 
+test('a step whose process died is not started again when its run was cancelled', async () => {
+  let executions = 0;
+  const { runId, stepId, deliver } = await step(
+    async () => {
+      await world.events.create(runId, event('run_cancelled'));
+      // As if this process had died meanwhile.
+      await expire(stepId);
+      executions += 1;
+      const again = await deliver();
+      assert.match(again.body, /RunExpiredError/);
+      return completed;
+    },
+    async () => {
+      executions += 1;
+      return completed;
+    },
+  );
+  assert.equal((await deliver()).status, 200, 'the attempt that lives may still report');
+  assert.equal(executions, 1);
+});
+
 test('a delivery that is told to come back is told in whole seconds, of which one at least', async () => {
   const { runId, stepId, deliver, begun } = await step(async () => {
     const again = await refusal(world.events.create(runId, event('step_started', stepId)));

@@ -339,6 +339,9 @@ BEGIN
       ELSIF free_at > clock_timestamp() THEN
         out_outcome := 'too_early';
         out_entity := GREATEST(1, ceil(extract(epoch FROM free_at - clock_timestamp())));
+      -- Its process died with it, or is cut off. Ending the run must stop a step that kills its processes.
+      ELSIF ended AND step.lease_until IS NOT NULL THEN
+        out_outcome := 'run_expired';
       ELSE
         -- An attempt is the step's own where its code failed, or its process died of it. One that was handed over
         -- goes on elsewhere, and one that was lost beside other steps was probably lost because of one of them.

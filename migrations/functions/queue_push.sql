@@ -84,7 +84,7 @@ BEGIN
         -- A plain read is enough to drop a wake. What waits now is delivered after this moment, and so
         -- reads the log after the event that the wake is for was committed. A delivery that is active
         -- may have read it before, and does not count.
-        SELECT j.id, j.start_after, j.data INTO other FROM :"queue_schema".job j
+        SELECT j.id, j.start_after, j.data, j.output INTO other FROM :"queue_schema".job j
           WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = job_key;
         occupied := FOUND;
       END IF;
@@ -119,7 +119,8 @@ BEGIN
 
       ELSIF NOT :"schema".queue_is_special(datas[i]::jsonb) THEN
         out_message_id := COALESCE(other.data ->> 'messageId', other.id::text);
-        out_waits := other.start_after > due;
+        -- Not a message that kills processes: see queue_sweep.
+        out_waits := other.start_after > due AND other.output -> 'lost' IS NULL;
         EXIT WHEN NOT out_waits;
         -- A message of its own, were it not for the one that waits: its attempts count anew. Else wakes that come
         -- between failures would count them up without a pause, until the pause after one is of minutes.

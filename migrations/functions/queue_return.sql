@@ -21,7 +21,7 @@ DECLARE
   other   record;
   apart   boolean;
 BEGIN
-  SELECT j.id, j.data, j.group_id, j.singleton_key, j.started_on, j.retry_count, j.output INTO job
+  SELECT j.id, j.data, j.group_id, j.singleton_key, j.started_on, j.retry_count, j.priority, j.output INTO job
     FROM :"queue_schema".job j WHERE j.name = flows AND j.id = job_id AND j.state = 'active';
   IF NOT FOUND THEN
     RETURN;
@@ -31,6 +31,9 @@ BEGIN
   -- What a failure leaves is counted as an attempt more by the next claim.
   job.started_on := CASE action WHEN 'fail' THEN job.started_on END;
   job.retry_count := CASE action WHEN 'reschedule' THEN 0 ELSE job.retry_count END;
+  IF action <> 'release' AND job.output -> 'lost' IS NOT NULL THEN
+    job.priority := 0;
+  END IF;
   job.output := COALESCE(failure, CASE action WHEN 'release' THEN job.output END);
 
   FOR round IN 1 .. 100 LOOP
@@ -43,8 +46,10 @@ BEGIN
       ELSIF FOUND THEN
         UPDATE :"queue_schema".job j SET
             data = CASE WHEN :"schema".queue_is_special(job.data) THEN job.data ELSE j.data END,
-            start_after = LEAST(j.start_after, due),
-            created_on = LEAST(j.created_on, due),
+            -- A message that kills processes is not brought forward by another one.
+            start_after = CASE WHEN job.output -> 'lost' IS NULL THEN LEAST(j.start_after, due) ELSE due END,
+            created_on = CASE WHEN job.output -> 'lost' IS NULL THEN LEAST(j.created_on, due) ELSE due END,
+            priority = LEAST(j.priority, job.priority),
             retry_count = GREATEST(j.retry_count, job.retry_count),
             started_on = COALESCE(job.started_on, j.started_on),
             output = COALESCE(job.output, j.output)
@@ -57,6 +62,7 @@ BEGIN
       UPDATE :"queue_schema".job j SET
           state = 'created',
           singleton_key = CASE WHEN apart THEN COALESCE(job.group_id || '#', '') || job.id ELSE j.singleton_key END,
+          priority = job.priority,
           retry_count = job.retry_count,
           started_on = job.started_on,
           heartbeat_on = NULL,

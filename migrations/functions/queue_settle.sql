@@ -21,9 +21,10 @@ CREATE OR REPLACE FUNCTION :"schema".queue_settle(
   most_flows     integer,    -- how many to claim; NULL: do not even look
   most_steps     integer,
   since_flows    bigint,     -- see queue_claim
-  since_steps    bigint
+  since_steps    bigint,
+  alone          boolean
 ) RETURNS TABLE (
-  out_what    text,          -- 'lost', or see queue_claim
+  out_what    text,          -- 'lost'; 'dead': given up after `out_attempt` attempts; or see queue_claim
   out_queue   text,
   out_id      text,
   out_claim   bigint,
@@ -86,11 +87,28 @@ BEGIN
       ) h;
       done := done || hits;
 
-      -- The last allowed attempt failed: the job stays, with its error, for people to see.
-      UPDATE :"queue_schema".job j
-        SET state = 'failed', completed_on = now(), output = jsonb_build_object('message', u.error)
-        FROM unnest(ids, actions, errors) AS u(id, action, error)
-        WHERE j.name = queue AND j.id = ANY (hits) AND j.id = u.id AND u.action = 'fail' AND j.retry_count >= j.retry_limit;
+      -- The last allowed attempt failed: the job stays, with its error, for people to see and to revive. Then it
+      -- begins with its first attempt, and meets no other job of its key.
+      IF 'fail' = ANY (actions) THEN
+        RETURN QUERY
+          WITH dead AS (
+            UPDATE :"queue_schema".job j SET
+                state = 'failed',
+                completed_on = now(),
+                output = jsonb_build_object('message', u.error, 'attempts', j.retry_count + 1),
+                retry_count = 0,
+                started_on = NULL,
+                heartbeat_on = NULL,
+                heartbeat_seconds = NULL,
+                -- pg-boss would delete it after a week. Ours is deleted when its run has ended; see purge.sql.
+                deletion_seconds = 0,
+                singleton_key = COALESCE(j.singleton_key, j.group_id, '') || '#' || j.id
+              FROM unnest(ids, claims, actions, errors) AS u(id, claim, action, error)
+              WHERE j.name = queue AND j.id = ANY (hits) AND j.id = u.id AND u.action = 'fail' AND j.retry_count >= j.retry_limit
+              RETURNING j.id, u.claim, (j.output ->> 'attempts')::integer AS attempts, j.group_id
+          )
+          SELECT 'dead', queue, d.id::text, d.claim, d.attempts, d.group_id, NULL, NULL::bigint FROM dead d;
+      END IF;
 
       IF queue = flows THEN
         PERFORM :"schema".queue_return(flows, h.id, u.action, u.delay, u.error)
@@ -105,6 +123,8 @@ BEGIN
             started_on = CASE u.action WHEN 'fail' THEN j.started_on END,
             heartbeat_on = NULL,
             heartbeat_seconds = NULL,
+            -- See queue_sweep: an answer ends the count of lost leases.
+            priority = CASE WHEN u.action <> 'release' AND j.output -> 'lost' IS NOT NULL THEN 0 ELSE j.priority END,
             start_after = now() + u.delay * interval '1 millisecond',
             created_on = now() + u.delay * interval '1 millisecond',
             output = CASE u.action WHEN 'fail' THEN jsonb_build_object('message', u.error) WHEN 'release' THEN j.output END
@@ -122,22 +142,27 @@ BEGIN
     taken := 0;
     IF most IS NOT NULL THEN
       RETURN QUERY SELECT c.* FROM :"schema".queue_claim(
-        queue, queue = flows, most, lease, CASE queue WHEN flows THEN since_flows ELSE since_steps END) c;
+        queue, queue = flows, most, lease, CASE queue WHEN flows THEN since_flows ELSE since_steps END, alone) c;
       GET DIAGNOSTICS taken = ROW_COUNT;
     END IF;
 
-    -- What can go on now, and did not go on here, others are told of.
+    -- What can go on now, and did not go on here, others are told of. By a range and an order, as in
+    -- queue_claim: else the planner may read the whole backlog of a table that was never analyzed.
     IF cardinality(runs) > 0 AND taken >= COALESCE(most, 0) THEN
       IF queue = flows THEN
         PERFORM pg_notify(channel, queue) WHERE EXISTS (
-          SELECT FROM :"queue_schema".job j
-          WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately' AND COALESCE(j.singleton_key, '') = ANY (runs)
-            AND j.start_after <= now());
+          SELECT FROM unnest(runs) AS r(run) WHERE (
+            SELECT j.start_after FROM :"queue_schema".job j
+            WHERE j.name = flows AND j.state = 'created' AND j.policy = 'stately'
+              AND COALESCE(j.singleton_key, '') >= r.run AND COALESCE(j.singleton_key, '') <= r.run
+            ORDER BY COALESCE(j.singleton_key, '') LIMIT 1) <= now());
       ELSE
         PERFORM pg_notify(channel, queue) WHERE EXISTS (
-          SELECT FROM :"queue_schema".job j
-          WHERE j.name = steps AND j.state < 'active' AND j.policy = 'exclusive' AND COALESCE(j.singleton_key, '') = ANY (runs)
-            AND j.start_after <= now());
+          SELECT FROM unnest(runs) AS r(run) WHERE (
+            SELECT j.start_after FROM :"queue_schema".job j
+            WHERE j.name = steps AND j.state < 'active' AND j.policy = 'exclusive'
+              AND COALESCE(j.singleton_key, '') >= r.run AND COALESCE(j.singleton_key, '') <= r.run
+            ORDER BY COALESCE(j.singleton_key, '') LIMIT 1) <= now());
       END IF;
     END IF;
   END LOOP;

@@ -106,31 +106,27 @@ impl PgBossQueue {
         while let Some(mut batch) = self.outbox.next() {
             batch.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
             let (mut pushes, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            match self.outbox.send(self.run(&mut pushes), || self.start_lane()).await {
-                Ok(pushed) => {
-                    for (reply, pushed) in replies.into_iter().zip(pushed) {
-                        // Nobody may be waiting any more.
-                        let _ = reply.send(Ok(pushed.message_id));
-                    }
-                }
-                Err(error) => {
-                    for reply in replies {
-                        let _ = reply.send(Err(error.clone()));
-                    }
-                }
+            let pushed = self.outbox.send(self.run(&mut pushes), || self.start_lane()).await;
+            for (reply, pushed) in replies.into_iter().zip(pushed) {
+                // The caller may have stopped waiting.
+                let _ = reply.send(pushed.map(|pushed| pushed.message_id));
             }
         }
     }
 
-    async fn run(&self, pushes: &mut [Push]) -> Result<Vec<Pushed>> {
+    async fn run(&self, pushes: &mut [Push]) -> Vec<Result<Pushed>> {
         let worker = self.worker();
         let _reserved = worker.as_ref().map(|worker| worker.prepare(pushes));
         let asked = Instant::now();
-        let pushed = self.store.push(pushes).await?;
+        let pushed = self.store.push(pushes).await;
         if let Some(worker) = &worker {
-            worker.pushed(pushes, &pushed, asked);
+            for (push, pushed) in pushes.iter().zip(&pushed) {
+                if let Ok(pushed) = pushed {
+                    worker.pushed(push, pushed, asked);
+                }
+            }
         }
-        Ok(pushed)
+        pushed
     }
 
     fn worker_slot(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {

@@ -8,8 +8,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, Row};
 
 use super::timing::{
-    LEASE, LONGEST_DELAY, RESCUE, RESCUE_BUDGET, RESCUE_NEXT, RESCUE_PAGE, RESCUE_QUIET, RESCUE_TAKEN_OVER,
-    SWEEP, millis,
+    LEASE, LONGEST_DELAY, PURGE, RESCUE, RESCUE_BUDGET, RESCUE_NEXT, RESCUE_PAGE, RESCUE_QUIET,
+    RESCUE_TAKEN_OVER, SWEEP, millis,
 };
 use super::{Kind, Message};
 use crate::config::QueueConfig;
@@ -151,6 +151,15 @@ pub struct Claimed {
     pub attempt: u32,
     pub group: String,
     pub data: String,
+    /// How often in a row its process died while it was delivered.
+    pub lost_leases: i64,
+}
+
+/// A message that is not delivered any more.
+pub struct Dead {
+    pub claim: Claim,
+    pub attempts: u32,
+    pub group: String,
 }
 
 /// How a turn looks for jobs of a queue.
@@ -175,16 +184,33 @@ pub struct Turn {
     pub again: Vec<Kind>,
     pub next: Vec<(Kind, Duration)>,
     pub since: Vec<(Kind, i64)>,
+    pub dead: Vec<Dead>,
+    /// A job is due that is to be delivered beside nothing else.
+    pub lonely: Option<Kind>,
+    /// Jobs that PostgreSQL does not let anybody claim, with its error.
+    pub refused: Vec<(String, String)>,
+}
+
+/// A lease that has expired: its job waits again, or has failed.
+pub struct Expired {
+    pub job_id: String,
+    pub group: String,
+    /// How many leases were lost in a row.
+    pub lost: i64,
+    pub dead: bool,
 }
 
 #[derive(Default)]
 pub struct Sweep {
-    pub released: u64,
+    pub expired: Vec<Expired>,
+    /// Jobs that PostgreSQL does not let anybody give back, with its error.
+    pub refused: Vec<(String, String)>,
     pub due: Vec<Kind>,
     pub next: Vec<(Kind, Duration)>,
     pub expiry: Option<Duration>,
 }
 
+#[derive(Clone)]
 pub struct Stranded {
     pub run_id: String,
     pub workflow: String,
@@ -218,6 +244,7 @@ pub struct Store {
     pub queues: Queues,
     job_prefix: String,
     keep_completed: bool,
+    max_lost_leases: i32,
     push: Statement,
     settle: Statement,
     heartbeat: Statement,
@@ -235,6 +262,7 @@ impl Store {
             queues: Queues::of(config),
             job_prefix: config.job_prefix.clone(),
             keep_completed: config.keep_completed,
+            max_lost_leases: i32::try_from(config.max_lost_leases).unwrap_or(i32::MAX),
             push: database.render(include_str!("sql/push.sql")),
             settle: database.render(include_str!("sql/settle.sql")),
             heartbeat: database.render(include_str!("sql/heartbeat.sql")),
@@ -253,10 +281,37 @@ impl Store {
     }
 
     /// Results in the order of `pushes`, which must be sorted by [`Push::order`]. Waits for PostgreSQL to
-    /// come back.
-    pub async fn push(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
+    /// come back. A message that PostgreSQL refuses fails no other of its batch.
+    pub async fn push(&self, pushes: &[Push]) -> Vec<Result<Pushed>> {
+        match self.push_together(pushes).await {
+            Ok(pushed) => pushed.into_iter().map(Ok).collect(),
+            Err(error) if error.is_refusal() && pushes.len() > 1 => {
+                let mut each = Vec::with_capacity(pushes.len());
+                for push in pushes {
+                    each.push(self.push_one(push).await);
+                }
+                each
+            }
+            Err(error) => pushes.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    pub async fn push_one(&self, push: &Push) -> Result<Pushed> {
+        let pushed = self.push_together(std::slice::from_ref(push)).await?;
+        let none = || Error::Database("queue_push answered for no message".to_owned());
+        pushed.into_iter().next().ok_or_else(none)
+    }
+
+    async fn push_together(&self, pushes: &[Push]) -> Result<Vec<Pushed>> {
         let request = new_request_id();
-        let rows = patiently(BOUNDED, |attempt| self.push_once(pushes, request, attempt)).await?;
+        let rows = patiently(BOUNDED, |attempt| async move {
+            match self.push_once(pushes, request, attempt).await {
+                // Waited for with one of them alone.
+                Err(error) if error.is_refusal() && pushes.len() > 1 => Ok(Err(error)),
+                outcome => outcome.map(Ok),
+            }
+        })
+        .await??;
         rows.iter()
             .map(|row| {
                 let call = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);
@@ -308,8 +363,8 @@ impl Store {
         self.database.fetch_once(query, limit).await
     }
 
-    /// Settles, and claims as asked.
-    pub async fn settle(&self, settlements: &[Settlement], asked: [Look; 2]) -> Result<Turn> {
+    /// Settles, and claims as asked. `alone`: a job that is to be delivered beside nothing else.
+    pub async fn settle(&self, settlements: &[Settlement], asked: [Look; 2], alone: bool) -> Result<Turn> {
         let errors = |settlement: &Settlement| match &settlement.action {
             Action::Fail { error, .. } => Some(storable(error)),
             _ => None,
@@ -335,7 +390,8 @@ impl Store {
             .bind(asked[0].most)
             .bind(asked[1].most)
             .bind(asked[0].since)
-            .bind(asked[1].since);
+            .bind(asked[1].since)
+            .bind(alone);
         let mut turn = Turn::default();
         for row in self.database.fetch_once(query, Limit::TURN).await? {
             let kind = self.queues.kind(row.try_get(1)?);
@@ -348,7 +404,15 @@ impl Store {
                     attempt: row.try_get::<i32, _>(4)?.unsigned_abs(),
                     group: row.try_get(5)?,
                     data: row.try_get::<Option<_>, _>(6)?.unwrap_or_default(),
+                    lost_leases: row.try_get::<Option<i64>, _>(7)?.unwrap_or(0),
                 }),
+                "dead" => turn.dead.push(Dead {
+                    claim: claim(&row)?,
+                    attempts: row.try_get::<i32, _>(4)?.unsigned_abs(),
+                    group: row.try_get::<Option<_>, _>(5)?.unwrap_or_default(),
+                }),
+                "lonely" => turn.lonely = Some(kind),
+                "refused" => turn.refused.push((row.try_get(2)?, row.try_get(6)?)),
                 "lost" => turn.lost.push(claim(&row)?),
                 "again" => turn.again.push(kind),
                 "since" => turn.since.push((kind, row.try_get(3)?)),
@@ -358,8 +422,24 @@ impl Store {
         Ok(turn)
     }
 
-    /// Returns the claims that are not ours any more.
+    /// Returns the claims that are not ours any more. A lease that PostgreSQL refuses to renew costs no other.
     pub async fn heartbeat(&self, claims: &[Claim]) -> Result<Vec<Claim>> {
+        match self.heartbeat_all(claims).await {
+            Err(error) if error.is_refusal() && claims.len() > 1 => {
+                let (mut lost, mut renewed) = (Vec::new(), false);
+                for claim in claims {
+                    if let Ok(gone) = self.heartbeat_all(std::slice::from_ref(claim)).await {
+                        renewed = true;
+                        lost.extend(gone);
+                    }
+                }
+                if renewed { Ok(lost) } else { Err(error) }
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn heartbeat_all(&self, claims: &[Claim]) -> Result<Vec<Claim>> {
         let names: Vec<String> = claims.iter().map(|claim| self.queues.name(claim.kind).to_owned()).collect();
         let query = self
             .database
@@ -376,7 +456,8 @@ impl Store {
         Ok(lost)
     }
 
-    pub async fn sweep(&self, release: bool, own: &[Claim]) -> Result<Sweep> {
+    /// `since`: see [`Look`].
+    pub async fn sweep(&self, release: bool, own: &[Claim], since: [Option<i64>; 2]) -> Result<Sweep> {
         let query = self
             .database
             .query(&self.sweep)
@@ -384,13 +465,22 @@ impl Store {
             .bind(self.queues.steps.clone())
             .bind(self.channel())
             .bind(release)
-            .bind(own.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>());
+            .bind(own.iter().map(|claim| claim.job_id.clone()).collect::<Vec<_>>())
+            .bind(self.max_lost_leases)
+            .bind(since[0])
+            .bind(since[1]);
         let mut sweep = Sweep::default();
         for row in self.database.fetch_once(query, Limit::TURN).await? {
             let kind = row.try_get::<Option<&str>, _>(1)?.map_or(Kind::Flow, |name| self.queues.kind(name));
             let number: i64 = row.try_get(2)?;
             match row.try_get(0)? {
-                "released" => sweep.released += number.unsigned_abs(),
+                what @ ("released" | "dead") => sweep.expired.push(Expired {
+                    job_id: row.try_get(3)?,
+                    group: row.try_get::<Option<_>, _>(4)?.unwrap_or_default(),
+                    lost: number,
+                    dead: what == "dead",
+                }),
+                "refused" => sweep.refused.push((row.try_get(3)?, row.try_get(4)?)),
                 "due" => sweep.due.push(kind),
                 "next" => sweep.next.push((kind, from_millis(number))),
                 _ => sweep.expiry = Some(from_millis(number)),
@@ -441,8 +531,12 @@ impl Store {
     }
 
     pub async fn purge(&self) -> Result<u64> {
-        let query =
-            self.database.query(&self.purge).bind(self.queues.flows.clone()).bind(self.queues.steps.clone());
+        let query = self
+            .database
+            .query(&self.purge)
+            .bind(self.queues.flows.clone())
+            .bind(self.queues.steps.clone())
+            .bind(millis(PURGE));
         Ok(self.database.execute_once(query, Limit::WRITE).await?.rows_affected())
     }
 

@@ -58,6 +58,14 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 pub const NOT_TAKEN: Duration = Duration::from_secs(5);
 /// For so long [`NOT_TAKEN`] shows in the health, and no second log line tells of it.
 pub const NOT_TAKEN_SHOWN: Duration = Duration::from_secs(60);
+/// Before the next try, after PostgreSQL refused a settlement.
+pub const REFUSED_FIRST: Duration = Duration::from_secs(1);
+pub const REFUSED_MAX: Duration = Duration::from_secs(60);
+/// How long a worker claims nothing for the sake of a job that is to be delivered beside nothing else: first while
+/// what it delivers ends, then while that job is delivered.
+pub const ALONE: Duration = Duration::from_secs(30);
+/// A sweep that reads the whole backlog follows only after this many times the time that the last one took.
+pub const FULL_SWEEP: u32 = 20;
 /// How long a target may keep the first deliveries waiting, as an app does that starts, before the log tells.
 pub const TARGET_STARTS: Duration = Duration::from_secs(5);
 

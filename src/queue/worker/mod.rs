@@ -52,6 +52,8 @@ pub struct Worker {
     ended: Notify,
     counters: Counters,
     pulses: Pulses,
+    /// When a sweep may read the whole backlog again.
+    full_sweep_at: Mutex<Instant>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -65,6 +67,7 @@ struct Counters {
     lost: AtomicU64,
     swept: AtomicU64,
     rescued: AtomicU64,
+    given_up: AtomicU64,
     claimed_at_once: AtomicU64,
 }
 
@@ -74,6 +77,15 @@ struct Pulses {
     turn: Pulse,
     heartbeat: Pulse,
     sweep: Pulse,
+}
+
+/// A job that was claimed.
+struct Job {
+    claim: Claim,
+    group: String,
+    attempt: u32,
+    /// Nothing else is to run beside it.
+    alone: bool,
 }
 
 /// What a worker does and did.
@@ -103,6 +115,10 @@ pub struct Health {
     pub leases_swept: u64,
     /// Runs without a message that were woken.
     pub runs_rescued: u64,
+    /// Messages that are not delivered any more, after too many failures or deaths of their process.
+    pub given_up: u64,
+    /// Ended deliveries that PostgreSQL refuses to settle.
+    pub refused: usize,
     /// Jobs that were claimed as they were inserted.
     pub claimed_at_once: u64,
     /// Why the target did not take a message lately, though it takes others.
@@ -146,12 +162,15 @@ impl Worker {
                 paces: Paces::default(),
                 trouble: None,
                 watch: Watch::default(),
+                lonely: None,
+                aside: Vec::new(),
             }),
             wake: Notify::new(),
             first_lease: Notify::new(),
             ended: Notify::new(),
             counters: Counters::default(),
             pulses: Pulses::default(),
+            full_sweep_at: Mutex::new(Instant::now()),
             tasks: Mutex::default(),
         });
         worker.spawn("The claiming and settling of jobs", Self::take_turns);
@@ -205,6 +224,8 @@ impl Worker {
             leases_lost: count(&self.counters.lost),
             leases_swept: count(&self.counters.swept),
             runs_rescued: count(&self.counters.rescued),
+            given_up: count(&self.counters.given_up),
+            refused: state.refused(),
             claimed_at_once: count(&self.counters.claimed_at_once),
             not_taken: state.not_taken_lately().map(str::to_owned),
             last_turn_ms: whole_ms(self.pulses.turn.age()),
@@ -216,6 +237,7 @@ impl Worker {
     }
 
     fn problems(&self) -> Vec<String> {
+        let refused = self.state().refused();
         let late = |what: &str, age: Duration| format!("{what} for {:.1} s", age.as_secs_f64());
         let lag = Some(self.state().watch.longest_lag()).filter(|lag| *lag >= LOOP_WARN);
         let stuck = |pulse: &Pulse| Some(pulse.age()).filter(|age| *age > STUCK);
@@ -225,6 +247,9 @@ impl Worker {
             lag.map(|lag| late("The event loop of the process did not turn", lag)),
             self.overdue_heartbeat()
                 .map(|age| late("The leases of running deliveries were not renewed", age)),
+            (refused > 0).then(|| {
+                format!("PostgreSQL refuses to settle {refused} deliveries that have ended; see the log")
+            }),
         ]
         .into_iter()
         .flatten()
@@ -246,7 +271,7 @@ impl Worker {
 
     fn prepare_one(&self, state: &mut State, push: &mut Push) {
         let kind = push.message.kind;
-        let takes_jobs = state.takes_jobs();
+        let takes_jobs = state.claims_jobs();
         let running = kind == Kind::Flow && state.delivering(kind, &push.group) > 0;
         if kind == Kind::Flow {
             let steps = state.delivering(Kind::Step, &push.group);
@@ -263,41 +288,36 @@ impl Worker {
     }
 
     /// `asked`: when the push began.
-    pub fn pushed(self: &Arc<Self>, pushes: &[Push], pushed: &[Pushed], asked: Instant) {
-        for (push, pushed) in pushes.iter().zip(pushed) {
-            let kind = push.message.kind;
-            let Some(claim) = &pushed.claim else {
-                let mut state = self.state();
-                let running = state.delivering(kind, &push.group) > 0;
-                let slots = state.slots_mut(kind);
-                match push.delay {
-                    delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
-                    // What is quiet because its run was being delivered is seen by the turn that ends that
-                    // delivery, unless it has ended meanwhile.
-                    _ if pushed.waits && !(push.quiet && running) => slots.signal(),
-                    _ => {}
-                }
-                drop(state);
-                self.wake.notify_one();
-                continue;
-            };
+    pub fn pushed(self: &Arc<Self>, push: &Push, pushed: &Pushed, asked: Instant) {
+        let kind = push.message.kind;
+        if let Some(claim) = &pushed.claim {
             self.counters.claimed_at_once.fetch_add(1, Ordering::Relaxed);
             let message = Message::clone(&push.message);
             let delivery = message.into_delivery(self.namespace.as_deref(), 1);
-            self.run(claim.clone(), push.group.clone(), Ok(delivery), 1, asked);
+            let job = Job { claim: claim.clone(), group: push.group.clone(), attempt: 1, alone: false };
+            self.run(job, Ok(delivery), asked);
+            return;
         }
+        {
+            let mut state = self.state();
+            let running = state.delivering(kind, &push.group) > 0;
+            let slots = state.slots_mut(kind);
+            match push.delay {
+                delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
+                // What is quiet because its run was being delivered is seen by the turn that ends that
+                // delivery, unless it has ended meanwhile.
+                _ if pushed.waits && !(push.quiet && running) => slots.signal(),
+                _ => {}
+            }
+        }
+        self.wake.notify_one();
     }
 
     /// Delivers a job for which a slot is taken. `asked`: when its claim was asked for; the lease may have
     /// begun then.
-    fn run(
-        self: &Arc<Self>,
-        claim: Claim,
-        group: String,
-        mut delivery: std::result::Result<Delivery, String>,
-        attempt: u32,
-        asked: Instant,
-    ) {
+    fn run(self: &Arc<Self>, job: Job, mut delivery: std::result::Result<Delivery, String>, asked: Instant) {
+        let Job { claim, group, attempt, alone } = job;
+        let name = delivery.as_ref().map_or_else(|_| String::new(), |delivery| delivery.id.clone());
         let ticket = HeldTicket::issue();
         if let Ok(delivery) = &mut delivery {
             delivery.ticket = ticket.ticket().clone();
@@ -313,10 +333,20 @@ impl Worker {
             }
             state.running.insert(
                 claim.clone(),
-                Running { group, since: Instant::now(), task: None, settling: false, lost: false, ticket },
+                Running {
+                    group,
+                    name,
+                    alone,
+                    refusals: 0,
+                    since: Instant::now(),
+                    task: None,
+                    settling: false,
+                    lost: false,
+                    ticket,
+                },
             );
             // This process was stopped for as long as a lease lasts: another worker has the job by now.
-            if !state.takes_jobs() || asked.elapsed() >= LEASE {
+            if !state.takes_jobs() || (!alone && state.has_lonely()) || asked.elapsed() >= LEASE {
                 state.settle(&claim, Action::Release { delay: Duration::ZERO });
                 self.wake.notify_one();
                 return;
@@ -356,10 +386,17 @@ impl Worker {
         counter.fetch_add(1, Ordering::Relaxed);
         if let Outcome::Failed { error } = &outcome {
             // Never routine: a step's own error is a delivery that went well.
+            let (run, name) = self.state().about(claim);
             self.log.log(
                 Level::Warn,
-                "A delivery failed and will be repeated",
-                &[("job", &claim.job_id), ("attempt", &attempt.to_string()), ("error", error)],
+                "A delivery failed",
+                &[
+                    ("run", &run),
+                    (claim.kind.noun(), &name),
+                    ("job", &claim.job_id),
+                    ("attempt", &attempt.to_string()),
+                    ("error", error),
+                ],
             );
         }
 
@@ -414,6 +451,14 @@ impl Worker {
         self.wake.notify_one();
     }
 
+    fn tell_refused(&self, job_id: &str, error: &str) {
+        self.log.log(
+            Level::Error,
+            "PostgreSQL refuses to change a job; the others go on",
+            &[("job", job_id), ("error", error)],
+        );
+    }
+
     fn tell_closed(&self, error: &str) {
         if std::mem::replace(&mut self.state().gate.told, true) {
             return;
@@ -448,8 +493,8 @@ impl Worker {
         let mut pushes = [wake];
         let _reserved = self.prepare(&mut pushes);
         let asked = Instant::now();
-        if let Ok(pushed) = self.store.push(&pushes).await {
-            self.pushed(&pushes, &pushed, asked);
+        if let Ok(pushed) = self.store.push_one(&pushes[0]).await {
+            self.pushed(&pushes[0], &pushed, asked);
         }
     }
 

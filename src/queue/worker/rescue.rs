@@ -36,10 +36,21 @@ impl Worker {
             let mut pushes = stranded.iter().map(wake_up).collect::<Result<Vec<_>>>()?;
             pushes.sort_by(|a, b| a.order().cmp(&b.order()));
             // Woken first, marked then: a crash in between wakes once more, but leaves nobody behind.
-            self.store.push(&pushes).await?;
-            self.store.mark_rescued(&stranded).await?;
-            self.counters.rescued.fetch_add(stranded.len() as u64, Ordering::Relaxed);
-            let count = stranded.len().to_string();
+            let mut woken = Vec::new();
+            for (push, pushed) in pushes.iter().zip(self.store.push(&pushes).await) {
+                match pushed {
+                    Ok(_) => woken.extend(stranded.iter().find(|run| run.run_id == push.group).cloned()),
+                    Err(error) if error.is_refusal() => self.log.log(
+                        Level::Error,
+                        "A run without a message could not be woken",
+                        &[("run", &push.group), ("error", &error.to_string())],
+                    ),
+                    Err(error) => return Err(error),
+                }
+            }
+            self.store.mark_rescued(&woken).await?;
+            self.counters.rescued.fetch_add(woken.len() as u64, Ordering::Relaxed);
+            let count = woken.len().to_string();
             self.log.log(Level::Info, "Runs without a message were woken", &[("runs", &count)]);
         }
         // Not all processes at once.

@@ -13,7 +13,7 @@ use crate::queue::Kind;
 use crate::queue::pace::Paces;
 use crate::queue::store::{Action, Claim, Push, Settlement};
 use crate::queue::ticket::HeldTicket;
-use crate::queue::timing::{CLAIM_AGAIN, LONGEST_DELAY, NOT_TAKEN_SHOWN};
+use crate::queue::timing::{ALONE, CLAIM_AGAIN, LONGEST_DELAY, NOT_TAKEN_SHOWN, REFUSED_FIRST, REFUSED_MAX};
 
 pub(super) struct State {
     pub(super) slots: [Slots; 2],
@@ -27,6 +27,10 @@ pub(super) struct State {
     /// When PostgreSQL last failed us: the leases of others may have suffered from the same.
     pub(super) trouble: Option<Instant>,
     pub(super) watch: Watch,
+    /// A job of this kind is to be delivered beside nothing else: until then, or this time, nothing is claimed.
+    pub(super) lonely: Option<(Kind, Instant)>,
+    /// Settlements that PostgreSQL refused, and when each is tried again.
+    pub(super) aside: Vec<(Instant, Settlement)>,
 }
 
 pub(super) struct Slots {
@@ -51,6 +55,12 @@ pub(super) struct Slots {
 
 pub(super) struct Running {
     pub(super) group: String,
+    /// Of the workflow or the step.
+    pub(super) name: String,
+    /// Nothing else is to run beside it: its process died more than once.
+    pub(super) alone: bool,
+    /// How often PostgreSQL has refused to settle it.
+    pub(super) refusals: u32,
     pub(super) since: Instant,
     /// `None` while it is being started.
     pub(super) task: Option<AbortHandle>,
@@ -131,12 +141,64 @@ impl State {
     }
 
     pub(super) fn running(&self, kind: Kind) -> usize {
-        self.running.keys().filter(|claim| claim.kind == kind).count()
+        let counts = |(claim, running): &(&Claim, &Running)| claim.kind == kind && running.refusals == 0;
+        self.running.iter().filter(counts).count()
+    }
+
+    /// Whether what this worker has claimed may be delivered now.
+    pub(super) fn takes_jobs(&self) -> bool {
+        self.gate.open && !self.closing && !self.watch.blocked
     }
 
     /// Whether this worker may claim anything now.
-    pub(super) fn takes_jobs(&self) -> bool {
-        self.gate.open && !self.closing && !self.watch.blocked
+    pub(super) fn claims_jobs(&self) -> bool {
+        self.takes_jobs() && self.lonely.is_none() && !self.has_lonely()
+    }
+
+    /// A job is being delivered that nothing else is to run beside. Should it take long after all, it is not what
+    /// killed its processes.
+    pub(super) fn has_lonely(&self) -> bool {
+        let lonely =
+            |running: &Running| running.alone && !running.settling && running.since.elapsed() < ALONE;
+        self.running.values().any(lonely)
+    }
+
+    /// Whether the next look is for a job that is to be delivered beside nothing else, and its kind.
+    pub(super) fn looks_alone(&mut self, now: Instant) -> Option<Kind> {
+        let (kind, until) = self.lonely?;
+        if now >= until {
+            self.lonely = None;
+        }
+        let idle = self.running.values().all(|running| running.refusals > 0);
+        (now < until && self.takes_jobs() && idle).then_some(kind)
+    }
+
+    /// The run that a delivery is about, and the name of its workflow or step.
+    pub(super) fn about(&self, claim: &Claim) -> (String, String) {
+        self.running
+            .get(claim)
+            .map(|running| (running.group.clone(), running.name.clone()))
+            .unwrap_or_default()
+    }
+
+    /// Keeps a settlement that PostgreSQL refused for later; whether this is the first time.
+    pub(super) fn set_aside(&mut self, settlement: &Settlement) -> bool {
+        let Some(running) = self.running.get_mut(&settlement.claim) else { return false };
+        let pause = REFUSED_FIRST.saturating_mul(1 << running.refusals.min(10)).min(REFUSED_MAX);
+        running.refusals = running.refusals.saturating_add(1);
+        let first = running.refusals == 1;
+        self.aside.push((Instant::now() + pause, settlement.clone()));
+        first
+    }
+
+    /// A settlement whose next try is due.
+    pub(super) fn take_back(&mut self, now: Instant) -> Option<Settlement> {
+        let due = self.aside.iter().position(|(at, _)| *at <= now)?;
+        Some(self.aside.swap_remove(due).1)
+    }
+
+    pub(super) fn refused(&self) -> usize {
+        self.running.values().filter(|running| running.refusals > 0).count()
     }
 
     pub(super) fn claims(&self) -> Vec<Claim> {
@@ -195,14 +257,15 @@ impl State {
 
     /// When the turns should look without being woken.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if !self.takes_jobs() {
-            return None;
+        let again = self.aside.iter().map(|(at, _)| *at).min();
+        if !self.claims_jobs() {
+            return again;
         }
-        self.slots.iter().filter_map(|slots| slots.next).min()
+        self.slots.iter().filter_map(|slots| slots.next).chain(again).min()
     }
 
     pub(super) fn at_rest(&self) -> bool {
-        self.running.is_empty()
+        self.running.values().all(|running| running.refusals > 0)
             && self.settlements.is_empty()
             && self.slots.iter().all(|slots| slots.reserved == 0)
     }

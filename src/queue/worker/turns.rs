@@ -1,15 +1,16 @@
 //! Turns: each is one statement that settles what has ended and claims what there are slots for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Worker;
 use super::state::{Reserved, settled};
+use super::{Job, Worker};
 use crate::error::{Error, Result};
-use crate::queue::store::{Claimed, Look, Settlement, Turn};
-use crate::queue::timing::{CLAIM_AGAIN, SWEEP, backoff};
-use crate::queue::{Delivery, Kind};
+use crate::queue::store::{Action, Claimed, Dead, Look, Settlement, Turn};
+use crate::queue::timing::{ALONE, CLAIM_AGAIN, SWEEP, backoff};
+use crate::queue::{Delivery, Kind, Level};
 
 /// What a turn has taken in hand. Dropped before its statement has succeeded, by an error or a panic, it
 /// gives all of that back.
@@ -20,6 +21,8 @@ pub(super) struct Taken {
     /// Of [`super::state::Slots`], before the statement.
     signals: [u64; 2],
     reserved: Reserved,
+    /// The look is for a job that is to be delivered beside nothing else.
+    alone: bool,
 }
 
 impl Drop for Taken {
@@ -68,16 +71,71 @@ impl Worker {
 
     async fn take_turn(self: &Arc<Self>, taken: Taken) -> Result<()> {
         let asked = Instant::now();
-        let turn = self.store.settle(&taken.settlements, taken.looks).await?;
-        self.apply(taken, turn, asked);
+        match self.store.settle(&taken.settlements, taken.looks, taken.alone).await {
+            Ok(turn) => self.apply(taken, turn, asked),
+            Err(error) if error.is_refusal() && !taken.settlements.is_empty() => {
+                self.settle_each(taken).await?;
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    /// One by one, so that a settlement that PostgreSQL refuses holds up nothing but itself. What was to be
+    /// claimed, the next turn claims.
+    async fn settle_each(self: &Arc<Self>, mut taken: Taken) -> Result<()> {
+        const NOTHING: [Look; 2] = [Look { most: None, since: None }; 2];
+        while !taken.settlements.is_empty() {
+            let mut one = Taken {
+                worker: Arc::clone(self),
+                settlements: vec![taken.settlements.remove(0)],
+                looks: NOTHING,
+                signals: taken.signals,
+                reserved: Reserved::new(self, &mut self.state(), [0, 0]),
+                alone: false,
+            };
+            let asked = Instant::now();
+            match self.store.settle(&one.settlements, NOTHING, false).await {
+                Ok(turn) => self.apply(one, turn, asked),
+                Err(error) if error.is_refusal() => {
+                    for settlement in std::mem::take(&mut one.settlements) {
+                        self.set_aside(settlement, &error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The lease is kept, so that what has run does not run again, and the settlement is tried again with
+    /// growing pauses. It takes no slot.
+    fn set_aside(&self, settlement: Settlement, error: &Error) {
+        let (run, name) = self.state().about(&settlement.claim);
+        let first = self.state().set_aside(&settlement);
+        if first {
+            self.log.log(
+                Level::Error,
+                "PostgreSQL refuses what became of a delivery; it is tried again, and the rest goes on",
+                &[
+                    ("run", &run),
+                    (settlement.claim.kind.noun(), &name),
+                    ("job", &settlement.claim.job_id),
+                    ("error", &error.to_string()),
+                ],
+            );
+        }
     }
 
     /// What the next statement is to do, with the slots for its claims taken; `None`: nothing.
     pub(super) fn next_turn(self: &Arc<Self>) -> Option<Taken> {
         let mut state = self.state();
-        let claiming = state.takes_jobs();
         let now = Instant::now();
+        if let Some(settlement) = state.take_back(now) {
+            state.settlements.push(settlement);
+        }
+        let alone = state.looks_alone(now);
+        let claiming = state.claims_jobs();
         let looks = Kind::ALL.map(|kind| {
             let settled = settled(&state.settlements, kind);
             let free = state.free(kind);
@@ -87,8 +145,8 @@ impl Worker {
                 slots.signal();
             }
             let since = slots.since;
-            if !claiming {
-                return Look { most: None, since };
+            if !claiming || alone.is_some() {
+                return Look { most: (alone == Some(kind)).then_some(1), since };
             }
             let most = if slots.backlog {
                 free + settled
@@ -108,12 +166,14 @@ impl Worker {
         let slots =
             Kind::ALL.map(|kind| looks[kind as usize].most().saturating_sub(settled(&settlements, kind)));
         let reserved = Reserved::new(self, &mut state, slots);
-        Some(Taken { worker: Arc::clone(self), settlements, looks, signals, reserved })
+        let alone = alone.is_some();
+        Some(Taken { worker: Arc::clone(self), settlements, looks, signals, reserved, alone })
     }
 
     fn apply(self: &Arc<Self>, mut taken: Taken, mut turn: Turn, asked: Instant) {
         let settlements = std::mem::take(&mut taken.settlements);
         let looks = std::mem::replace(&mut taken.looks, [Look { most: None, since: None }; 2]);
+        let dead: Vec<_> = turn.dead.iter().map(|dead| (dead, self.state().about(&dead.claim))).collect();
         {
             let mut state = self.state();
             let claimed = Kind::ALL
@@ -146,6 +206,17 @@ impl Worker {
                     None => {}
                 }
             }
+            if taken.alone {
+                state.lonely = None;
+                // Others may be due.
+                for kind in Kind::ALL.into_iter().filter(|kind| looks[*kind as usize].most.is_some()) {
+                    state.slots_mut(kind).signal();
+                }
+            }
+            if let Some(kind) = turn.lonely {
+                state.lonely = Some((kind, Instant::now() + ALONE));
+                state.slots_mut(kind).signal();
+            }
             for (kind, delay) in turn.next {
                 state.slots_mut(kind).due_in(delay);
             }
@@ -158,10 +229,32 @@ impl Worker {
             }
         }
         self.ended.notify_waiters();
-        for Claimed { claim, attempt, group, data } in turn.claimed {
+        for (Dead { claim, attempts, group }, (_, name)) in dead {
+            let error = settlements.iter().find_map(|settlement| match &settlement.action {
+                Action::Fail { error, .. } if settlement.claim == *claim => Some(error.as_str()),
+                _ => None,
+            });
+            self.counters.given_up.fetch_add(1, Ordering::Relaxed);
+            self.log.log(
+                Level::Error,
+                "A message was given up",
+                &[
+                    ("run", group),
+                    (claim.kind.noun(), &name),
+                    ("job", &claim.job_id),
+                    ("attempts", &attempts.to_string()),
+                    ("error", error.unwrap_or_default()),
+                ],
+            );
+        }
+        for (job_id, error) in &turn.refused {
+            self.tell_refused(job_id, error);
+        }
+        for Claimed { claim, attempt, group, data, lost_leases } in turn.claimed {
             let delivery =
                 Delivery::from_data(claim.kind, self.namespace.as_deref(), attempt, &claim.job_id, &data);
-            self.run(claim, group, delivery, attempt, asked);
+            let job = Job { claim, group, attempt, alone: lost_leases >= 2 };
+            self.run(job, delivery, asked);
         }
         self.tell_lost(&turn.lost);
     }
