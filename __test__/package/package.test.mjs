@@ -1,12 +1,13 @@
 // The tarball, in a project of its own outside the repository: what a user gets.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { isAcceptable, linkedCrates, textsOf } from '../../scripts/notices.mjs';
 import { testDatabase } from '../support/database.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -63,6 +64,29 @@ describe('the packed package, installed without install scripts', () => {
     assert.equal((await node(['use.cjs'], env)).stdout, '[1,2]\n');
   });
 
+  test('names each crate that is linked into it, with its licence', async () => {
+    const file = 'node_modules/@workflow/world-postgres/THIRD-PARTY-NOTICES.md';
+    const notices = await readFile(path.join(project, file), 'utf8');
+    const crates = linkedCrates();
+    assert.ok(crates.length > 100, `${crates.length}`);
+    for (const crate of crates) {
+      const title = `${crate.name} ${crate.version} (${crate.license})`;
+      assert.ok(notices.includes(title), title);
+      assert.ok(isAcceptable(crate.license), title);
+      const texts = textsOf(crate);
+      assert.ok(texts.length > 0 && texts.every((text) => text.length > 60), title);
+    }
+  });
+
+  test('takes licences only whose terms it can keep', () => {
+    for (const license of ['MIT', 'MIT/Apache-2.0', '(MIT OR Apache-2.0) AND Unicode-3.0', 'ISC']) {
+      assert.ok(isAcceptable(license), license);
+    }
+    for (const license of [null, '', 'GPL-3.0', 'MIT AND MPL-2.0', 'CDLA-Permissive-2.0']) {
+      assert.ok(!isAcceptable(license), `${license}`);
+    }
+  });
+
   test('holds no sources, tests or build leftovers', async () => {
     const installed = path.join(project, 'node_modules/@workflow/world-postgres');
     const shipped = (await readdir(installed)).sort();
@@ -71,6 +95,7 @@ describe('the packed package, installed without install scripts', () => {
       [
         'LICENSE.md',
         'README.md',
+        'THIRD-PARTY-NOTICES.md',
         'bin',
         'docker-compose.yaml',
         'index.d.ts',
