@@ -177,7 +177,11 @@ describe('what PostgreSQL refuses for a moment', () => {
     const { world, role } = await worldOfRole(t, 'default_transaction_read_only = on');
     const pooler = await relay(t, database.url);
     pooler.cut('full');
-    const turnedAway = openWorld(database, { connectionString: pooler.url, maxPoolSize: 5 });
+    const turnedAway = openWorld(database, {
+      connectionString: pooler.url,
+      maxPoolSize: 5,
+      securityToken: 'token-of-the-tests',
+    });
     t.after(() => turnedAway.close());
     const { world: slow } = await worldOfRole(t, `statement_timeout = '100ms'`);
     const runId = await runningRun(direct);

@@ -144,8 +144,9 @@ impl Manager for Opener {
         let mut row = Err(sqlx::Error::RowNotFound);
         if self.sessions {
             // What waits for a lock then ends with its client. Not on every platform.
-            let introduction =
-                format!("{INTRODUCTION}, set_config('client_connection_check_interval', '1s', false)");
+            let introduction = format!(
+                "{INTRODUCTION}, pg_catalog.set_config('client_connection_check_interval', '1s', false)"
+            );
             row = connection.fetch_one(AssertSqlSafe(introduction)).await;
         }
         if matches!(row, Err(sqlx::Error::RowNotFound | sqlx::Error::Database(_))) {
@@ -496,24 +497,27 @@ impl DerefMut for Connection {
 
 /// The process, and what its transactions begin with.
 const INTRODUCTION: &str = "
-    SELECT pid, (extract(epoch FROM backend_start) * 1000000.0)::bigint, current_setting('transaction_isolation')
-    FROM pg_stat_get_activity(pg_backend_pid())";
+    SELECT pid, (extract(epoch FROM backend_start) * 1000000.0)::bigint,
+           pg_catalog.current_setting('transaction_isolation')
+    FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())";
 
 /// Ends the statements $3, which were sent to the processes $1 that were started at $2, and returns the processes
 /// that still live. Behind a pooler nobody knows its process: one that waits for a lock is recognised by its
 /// text, once it has waited longer than any sender does.
 const END_STATEMENTS: &str = "
-    SELECT a.pid, g.started, COALESCE(a.state = 'active' AND starts_with(g.text, NULLIF(a.query, '')), true),
+    SELECT a.pid, g.started, COALESCE(a.state = 'active' AND pg_catalog.starts_with(g.text, NULLIF(a.query, '')), true),
            CASE
-             WHEN a.state = 'active' AND starts_with(g.text, NULLIF(a.query, '')) THEN
-               CASE WHEN a.query_start < clock_timestamp() - interval '1 s' THEN pg_cancel_backend(a.pid) END
-             WHEN $4 AND a.state <> 'active' THEN pg_terminate_backend(a.pid)
+             WHEN a.state = 'active' AND pg_catalog.starts_with(g.text, NULLIF(a.query, '')) THEN
+               CASE WHEN a.query_start < pg_catalog.clock_timestamp() - interval '1 s'
+                    THEN pg_catalog.pg_cancel_backend(a.pid) END
+             WHEN $4 AND a.state <> 'active' THEN pg_catalog.pg_terminate_backend(a.pid)
            END
     FROM unnest($1::int[], $2::bigint[], $3::text[]) AS g(pid, started, text)
-    JOIN pg_stat_activity a ON a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
+    JOIN pg_catalog.pg_stat_activity a ON a.datname = pg_catalog.current_database() AND a.usename = current_user
+     AND a.pid <> pg_catalog.pg_backend_pid()
      AND (a.pid = g.pid AND (extract(epoch FROM a.backend_start) * 1000000.0)::bigint = g.started
-          OR a.wait_event_type = 'Lock' AND a.query_start < clock_timestamp() - interval '9 s'
-             AND starts_with(g.text, NULLIF(a.query, '')))";
+          OR a.wait_event_type = 'Lock' AND a.query_start < pg_catalog.clock_timestamp() - interval '9 s'
+             AND pg_catalog.starts_with(g.text, NULLIF(a.query, '')))";
 
 #[cfg(test)]
 mod tests;
