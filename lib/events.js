@@ -27,6 +27,12 @@ const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
   hook_received: 'payload',
 });
 
+/**
+ * Of a run, in bytes. The first message of the run carries its input too, as base64 in JSON, and must be
+ * deliverable; see LONGEST_BODY.
+ */
+const LONGEST_INPUT = 40 * 1024 * 1024;
+
 /** What `resolveData: 'none'` leaves out (EVENT_DATA_REF_FIELDS of @workflow/world). */
 const LEFT_OUT = /** @type {Record<string, string | undefined>} */ ({
   ...PAYLOAD,
@@ -63,6 +69,12 @@ export function encodeEvent(runId, event, params = {}) {
   if (eventType === 'run_started' && data.workflowName !== undefined && specVersion < 2) {
     // It would create a run of spec version 1, which cannot be started.
     throw invalid('A run_started that may create its run needs a specVersion of at least 2');
+  }
+  const bytes = payload?.byteLength ?? 0;
+  if (eventType === 'run_created' && bytes > LONGEST_INPUT) {
+    throw invalid(
+      `The input of a run may have ${LONGEST_INPUT} bytes, this one has ${bytes}. Pass large values by reference, or in a stream`,
+    );
   }
   return {
     runId: optionalString('runId', runId === '' ? undefined : runId),

@@ -1,7 +1,7 @@
 import { describe, invalid, messageOf, worldError } from './errors.js';
 import { execute } from './executions.js';
 import { string } from './input.js';
-import { decodeBody, parseQueueName } from './messages.js';
+import { decodeBody, LONGEST_BODY, parseQueueName } from './messages.js';
 import { native } from './native.js';
 import { replay } from './replays.js';
 
@@ -13,8 +13,6 @@ export const WORLD_HEADER = 'x-workflow-world';
 const WORLD = 'postgres';
 /** A worker asks whether deliveries would be taken, and sends no message. */
 const PROBE_HEADER = 'x-workflow-probe';
-/** A step's arguments travel in messages of the storage, not of the queue: this is far above any. */
-const MAX_BODY_BYTES = 64 * 1024 * 1024;
 const REFUSALS_LOGGED_EVERY_MS = 60_000;
 
 /** Ten years. */
@@ -193,14 +191,14 @@ function decodeQueueName(encoded) {
 /** @param {Request} request */
 async function readBody(request) {
   if (!request.body) throw invalid('A delivery needs a body');
-  if (Number(request.headers.get('content-length') ?? 0) > MAX_BODY_BYTES) throw tooLong();
+  if (Number(request.headers.get('content-length') ?? 0) > LONGEST_BODY) throw tooLong();
   const chunks = [];
   let length = 0;
   for await (const chunk of /** @type {AsyncIterable<Uint8Array>} */ (
     /** @type {unknown} */ (request.body)
   )) {
     length += chunk.byteLength;
-    if (length > MAX_BODY_BYTES) throw tooLong();
+    if (length > LONGEST_BODY) throw tooLong();
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
@@ -210,7 +208,7 @@ function tooLong() {
   return worldError({
     name: 'WorkflowWorldError',
     status: 400,
-    message: `The body exceeds ${MAX_BODY_BYTES} bytes`,
+    message: `The body exceeds ${LONGEST_BODY} bytes`,
   });
 }
 

@@ -19,6 +19,8 @@ const QUEUE_NAME = /^__(?:[a-z][a-z0-9]*_)?wkf_(workflow|step)_(.+)$/s;
 const LONGEST_QUEUE_NAME = 2000;
 const LONGEST_MESSAGE_ID = 500;
 const LONGEST_HEADERS = 8192;
+/** Of a message: the handler of a delivery reads no more. */
+export const LONGEST_BODY = 64 * 1024 * 1024;
 const ORDINARY = { configurable: true, enumerable: true, writable: true };
 
 /** Epoch milliseconds: for queues that are not ours, which may deliver a message before its time. */
@@ -49,7 +51,13 @@ export class MessageBody extends Uint8Array {
 export function encodeBody(message) {
   const json = reading(() => JSON.stringify(message, tagBytes));
   if (json === undefined) throw invalid('A message must be a JSON value');
-  return new MessageBody(Buffer.from(json));
+  const body = new MessageBody(Buffer.from(json));
+  if (body.byteLength > LONGEST_BODY) {
+    throw invalid(
+      `A message may have ${LONGEST_BODY} bytes of JSON, this one has ${body.byteLength}. Pass large values by reference, or in a stream`,
+    );
+  }
+  return body;
 }
 
 /**
