@@ -318,6 +318,26 @@ test('schemas that an administrator made for a role without rights of its own ar
   await assertWorks({ schema, queueSchema }, app.url);
 });
 
+test('a schema that belongs to a role of which the setup’s is no member is refused', async (t) => {
+  const { schema, queueSchema, env } = names(t);
+  const [app, stranger] = [await role(t), await role(t)];
+  const owner = new URL(stranger.url).username;
+  for (const [theirs, variable] of [
+    [schema, 'WORKFLOW_POSTGRES_SCHEMA'],
+    [queueSchema, 'WORKFLOW_POSTGRES_QUEUE_SCHEMA'],
+  ]) {
+    await pool.query(`DROP SCHEMA IF EXISTS ${schema}, ${queueSchema} CASCADE`);
+    for (const name of [schema, queueSchema]) {
+      const authority = name === theirs ? owner : new URL(app.url).username;
+      await pool.query(`CREATE SCHEMA ${name} AUTHORIZATION ${authority}`);
+    }
+    await pool.query(`GRANT ALL ON SCHEMA ${theirs} TO ${new URL(app.url).username}`);
+    const error = await refused({ ...env, WORKFLOW_POSTGRES_URL: app.url });
+    assert.match(error, new RegExp(`belongs to the role "${owner}"[^]*OWNER TO[^]*${variable}`));
+    assert.deepEqual(await relations(theirs), []);
+  }
+});
+
 test('a role that may only use the tables is enough to work', async (t) => {
   const { schema, queueSchema, env } = names(t);
   await setUp(env);
