@@ -146,7 +146,7 @@ describe('no statement of the core calls what is in public', () => {
     'create_queues.sql': 'text, text, jsonb, jsonb',
     'depth.sql': 'text, text',
     'oldest.sql': 'text, text',
-    'purge.sql': 'text, text',
+    'purge.sql': 'text, text, bigint',
     'queues.sql': 'text, text',
     'rescued.sql': 'text[], integer[]',
     'confirm_lease.sql': 'text, text, bigint, bigint',

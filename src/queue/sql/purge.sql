@@ -16,7 +16,7 @@ WITH turn AS MATERIALIZED (
   SELECT j.name, j.id, j.group_id FROM :"queue_schema".job j
   WHERE j.name IN ($1, $2) AND j.state OPERATOR(pg_catalog.=) 'failed' AND (SELECT ours FROM turn)
     AND j.completed_on < now() - $3::bigint::float8 * interval '1 millisecond'
-    AND jsonb_typeof(j.output) = 'object' AND j.output -> 'lost' IS NULL AND j.output -> 'woken' IS NULL
+    AND jsonb_typeof(j.output) = 'object' AND j.output -> 'lost'::text IS NULL AND j.output -> 'woken'::text IS NULL
   LIMIT 10000 FOR UPDATE SKIP LOCKED
 ), marked AS (
   UPDATE :"queue_schema".job j SET output = j.output || '{"woken": true}'
