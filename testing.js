@@ -36,9 +36,14 @@ const CLOCK_TOLERANCE_MS = 50;
 /** Queues that give up do so after the third attempt, often. */
 const FAILED_ATTEMPTS = 3;
 
+/** The app answers as the handler of a World does: by this header a delivery counts as taken. */
+const OF_WORLD = { 'x-workflow-world': 'postgres' };
+/** A worker asks by this header whether the app takes deliveries, and sends no message. */
+const PROBE_HEADER = 'x-workflow-probe';
+
 /** @type {Record<string, () => Response>} */
 const FAILURES = {
-  'answers 500': () => new Response('not yet', { status: 500 }),
+  'answers 500': () => new Response('not yet', { status: 500, headers: OF_WORLD }),
   'answers 503': () => new Response('not yet', { status: 503 }),
   'answers 404': () => new Response('not here yet', { status: 404 }),
   'answers a redirect': () => new Response(null, { status: 302, headers: { location: '/' } }),
@@ -220,7 +225,9 @@ export function testQueueDriver(name, createDriver, options = {}) {
       const worker = await place.started();
       const sent = [message('step'), message('workflow'), message('step', { id: 'nothing' })];
       place.respond = ({ queueName }) =>
-        queueName.endsWith('nothing') ? new Response(null, { status: 204 }) : undefined;
+        queueName.endsWith('nothing')
+          ? new Response(null, { status: 204, headers: OF_WORLD })
+          : undefined;
       for (const each of sent) await worker.push(each);
       await place.delivered(sent);
       // An endless redelivery never comes to rest.
@@ -697,7 +704,11 @@ async function createInstance(place, queue, create, nth) {
   const entrypoint = (kind) => async (request) => {
     if (away) throw new Error('the app is away, as this test wants it to be');
     const { headers } = request;
-    if (headers.get('x-workflow-secret') !== TOKEN) return new Response(null, { status: 401 });
+    if (headers.get('x-workflow-secret') !== TOKEN) {
+      return new Response(null, { status: 401, headers: OF_WORLD });
+    }
+    const taken = () => Response.json({ ok: true }, { headers: OF_WORLD });
+    if (headers.has(PROBE_HEADER)) return taken();
     /** @type {Delivery} */
     const delivery = {
       by: instance,
@@ -710,7 +721,7 @@ async function createInstance(place, queue, create, nth) {
       at: performance.now(),
     };
     place.log.push(delivery);
-    return (await place.respond(delivery)) ?? Response.json({ ok: true });
+    return (await place.respond(delivery)) ?? taken();
   };
   const [stepEntrypoint, workflowEntrypoint] = [entrypoint('step'), entrypoint('workflow')];
 
