@@ -9,6 +9,7 @@ import {
   optionalString,
   ownsMemory,
 } from './input.js';
+import { checkInput } from './messages.js';
 
 /**
  * The newest spec version that the event log understands. `start()` of the SDK stamps it on runs, and an
@@ -26,12 +27,6 @@ const PAYLOAD = /** @type {Record<string, string | undefined>} */ ({
   hook_created: 'metadata',
   hook_received: 'payload',
 });
-
-/**
- * Of a run, in bytes. The first message of the run carries its input too, as base64 in JSON, and must be
- * deliverable; see LONGEST_BODY.
- */
-const LONGEST_INPUT = 40 * 1024 * 1024;
 
 /** What `resolveData: 'none'` leaves out (EVENT_DATA_REF_FIELDS of @workflow/world). */
 const LEFT_OUT = /** @type {Record<string, string | undefined>} */ ({
@@ -70,12 +65,7 @@ export function encodeEvent(runId, event, params = {}) {
     // It would create a run of spec version 1, which cannot be started.
     throw invalid('A run_started that may create its run needs a specVersion of at least 2');
   }
-  const bytes = payload?.byteLength ?? 0;
-  if (eventType === 'run_created' && bytes > LONGEST_INPUT) {
-    throw invalid(
-      `The input of a run may have ${LONGEST_INPUT} bytes, this one has ${bytes}. Pass large values by reference, or in a stream`,
-    );
-  }
+  if (eventType === 'run_created') checkInput(payload?.byteLength ?? 0);
   return {
     runId: optionalString('runId', runId === '' ? undefined : runId),
     eventType,

@@ -19,7 +19,12 @@ const QUEUE_NAME = /^__(?:[a-z][a-z0-9]*_)?wkf_(workflow|step)_(.+)$/s;
 const LONGEST_QUEUE_NAME = 2000;
 const LONGEST_MESSAGE_ID = 500;
 const LONGEST_HEADERS = 8192;
-/** Of a message: the handler of a delivery reads no more. */
+/**
+ * The longest input of a run, in bytes. The first message of a run carries its input too, as base64 in
+ * JSON, and must stay below LONGEST_BODY.
+ */
+const LONGEST_INPUT = 40 * 1024 * 1024;
+/** The longest message, in bytes of JSON: the handler of a delivery reads no more. */
 export const LONGEST_BODY = 64 * 1024 * 1024;
 const ORDINARY = { configurable: true, enumerable: true, writable: true };
 
@@ -70,10 +75,22 @@ function tagBytes(key, value) {
   const original = this[key];
   if (!isBytes(original)) return value;
   const { buffer, byteOffset, byteLength } = attached('bytes in a message', original);
+  checkInput(byteLength);
   return {
     __type: 'Uint8Array',
     data: Buffer.from(buffer, byteOffset, byteLength).toString('base64'),
   };
+}
+
+/**
+ * The event and the first message of a run carry the same input: both are refused, or none.
+ * @param {number} bytes
+ */
+export function checkInput(bytes) {
+  if (bytes <= LONGEST_INPUT) return;
+  throw invalid(
+    `The input of a run may have ${LONGEST_INPUT} bytes, this one has ${bytes}. Pass large values by reference, or in a stream`,
+  );
 }
 
 /** @param {Uint8Array} body */
