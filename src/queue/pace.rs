@@ -5,7 +5,8 @@
 //! leave the steps little of that thread. So while several steps of a run are running here, replays take only a
 //! part of the time:
 //!
-//! * a sixth, as long as more steps wait for a slot: a replay could not help those, but it may decide a race;
+//! * a sixth, and less where a replay takes long, as long as more steps wait for a slot: a replay could not help
+//!   those, but it may decide a race;
 //! * a third otherwise: a wake during a replay, or soon after it, waits for twice the time that the replay took.
 //!
 //! The end of a fan-out is never late: the wake of the last running step is not held back, and brings
@@ -21,8 +22,10 @@ use super::store::Push;
 /// The pause after a replay, in replays.
 const PAUSE: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same while steps wait for a slot.
-const PAUSE_IN_BACKLOG: u32 = 5;
+/// The same while steps wait for a slot: this for a replay of up to 167 ms.
+const PAUSE_IN_BACKLOG: f64 = 5.0;
+/// And this for each second that it took, if that is more: what takes long blocks the thread that the steps need.
+const PAUSE_PER_SECOND: f64 = 30.0;
 const LONGEST_PAUSE_IN_BACKLOG: Duration = Duration::from_secs(15);
 /// What a replay is taken to cost before one of the run was measured here.
 const UNMEASURED: Duration = Duration::from_millis(50);
@@ -78,7 +81,8 @@ impl Paces {
     /// A replay has ended; `steps` of its run are running. How long to wait before [`Self::due`] is asked,
     /// if a wake is held back.
     pub fn replayed(&mut self, run: &str, took: Duration, steps: usize, backlog: bool) -> Option<Duration> {
-        if steps < FEW {
+        // With a backlog, its steps may be about to start.
+        if steps < FEW && !backlog {
             if self.is_holding(run) {
                 return Some(Duration::ZERO);
             }
@@ -146,7 +150,9 @@ impl Paces {
 
 fn pause(took: Duration, backlog: bool) -> Duration {
     if backlog {
-        took.saturating_mul(PAUSE_IN_BACKLOG).min(LONGEST_PAUSE_IN_BACKLOG)
+        let took = took.min(LONGEST_PAUSE_IN_BACKLOG);
+        let replays = PAUSE_IN_BACKLOG.max(PAUSE_PER_SECOND * took.as_secs_f64());
+        took.mul_f64(replays).min(LONGEST_PAUSE_IN_BACKLOG)
     } else {
         took.saturating_mul(PAUSE).min(LONGEST_PAUSE)
     }
@@ -235,11 +241,13 @@ mod tests {
         let backlog = Situation { backlog: true, ..IDLE };
         let mut first = wake();
         paces.hold(&mut first, backlog);
-        assert_eq!(first.delay, UNMEASURED * PAUSE_IN_BACKLOG);
+        assert_eq!(first.delay, UNMEASURED * 5);
         assert!(paces.step_ended("wrun_1", 0, true).is_none());
         assert!(paces.step_ended("wrun_1", 0, false).is_some());
 
-        for (took, delay) in [(100, 500), (200, 1000), (1000, 5000), (60_000, 15_000)] {
+        for (took, delay) in
+            [(10, 50), (100, 500), (200, 1200), (600, 10_800), (1000, 15_000), (60_000, 15_000)]
+        {
             paces.replayed("wrun_1", Duration::from_millis(took), 10, true);
             let mut held = wake();
             paces.hold(&mut held, backlog);
