@@ -33,6 +33,18 @@ export const isAffected = (losses, { scene: { from, to } }) =>
   losses.some((loss) => loss.from <= to && loss.to >= from);
 
 /**
+ * Runs that PostgreSQL does not know although their client was told that they exist.
+ *
+ * @param {Run[]} runs
+ * @param {string[]} unknown ids that PostgreSQL does not know
+ * @param {import('./cluster.mjs').Loss[]} losses
+ */
+export const disappeared = (runs, unknown, losses) =>
+  runs
+    .filter((run) => unknown.includes(run.runId) && !isAffected(losses, run))
+    .map(({ kind, runId }) => `${kind} ${runId} is lost`);
+
+/**
  * Each accepted run ended as it must. One that a loss affected may have missed a payload or been
  * cancelled, but must not have failed.
  *

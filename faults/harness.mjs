@@ -114,8 +114,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   if (left.length > 5) violations.push(`${left.length - 5} more did not end`);
 
   const affected = runs.filter((run) => checks.isAffected(stage.losses, run));
-  const missed = runs.filter((run) => lost.includes(run.runId) && !affected.includes(run));
-  for (const { kind, runId } of missed) violations.push(`${kind} ${runId} is lost`);
+  violations.push(...checks.disappeared(runs, lost, stage.losses));
 
   violations.push(...(await checks.invariants(database)));
   const entries = await readLedger(ledger);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isAffected, leaks, results, streams } from '../../faults/checks.mjs';
+import { disappeared, isAffected, leaks, results, streams } from '../../faults/checks.mjs';
 import { kinds, provoked } from '../../faults/workload.mjs';
 
 /** @typedef {import('../../faults/workload.mjs').Run} Run */
@@ -49,6 +49,14 @@ test('a run that a failover affected may miss what was lost, but must not fail',
   });
   assert.equal((await results(corrupt, [run({})], losses)).length, 1);
   assert.equal(isAffected(losses, run({ scene: { from: 70, to: 80 } })), false);
+});
+
+test('a run may disappear only with a failover that lost it', () => {
+  assert.deepEqual(disappeared([run({})], ['wrun_1'], [{ from: 50, to: 60 }]), []);
+  assert.deepEqual(disappeared([run({})], ['wrun_2'], []), []);
+  assert.deepEqual(disappeared([run({})], ['wrun_1'], [{ from: 150, to: 160 }]), [
+    'stream wrun_1 is lost',
+  ]);
 });
 
 /**
