@@ -102,7 +102,7 @@ pub fn outcome(from: &str, answer: &Answer) -> Outcome {
     match (status, delay) {
         // 503 is how the handlers of custom queues may say it.
         (200..300 | 503, Some(delay)) => Outcome::Reschedule { delay },
-        (200..300, None) if parsed.is_some() => Outcome::Done,
+        (200..300, None) if parsed.is_some() || body.is_empty() => Outcome::Done,
         _ => Outcome::Failed { error: format!("{from} answered {status}: {}", excerpt(body)) },
     }
 }
