@@ -21,6 +21,8 @@ import { kinds, provoked } from './workload.mjs';
 const LIVE = 30;
 /** What is not over by then is stuck. */
 const FINISH_MS = 240_000;
+/** A run that ends so long after the last fault is described in the report. */
+const LATE_MS = 30_000;
 /** To read what all runs have left behind. */
 const ANSWERS_MS = 120_000;
 /** A close takes 10 s at most for what runs, and then ends. */
@@ -108,6 +110,10 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
   const { left, lost } = await finish(stage, runs, ended, end + FINISH_MS);
   clearTimeout(deadline);
   const lastEnd = Math.max(lastFault, ...ended.at.values());
+  const last = [...ended.at].find(([, at]) => at === lastEnd)?.[0];
+  // Its log says what it waited for.
+  const laggard =
+    last && lastEnd - lastFault > LATE_MS ? await describeRun(database, last) : undefined;
   for (const runId of left.slice(0, 5)) {
     violations.push(`did not end: ${await describeRun(database, runId)}`);
   }
@@ -161,6 +167,7 @@ async function perform(stage, { seed, ms, only, workload, directory, ledger, tel
     excused: countBy(excused, ({ reason }) => reason),
     slowest: slowestOf(over, ended),
     recovery: lastEnd - lastFault,
+    laggard,
     slowestExit: Math.max(...exits.map(({ took }) => took)),
     usage: after,
   };

@@ -9,7 +9,8 @@ const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
 /** @param {import('./harness.mjs').Report} report */
 export function print(report) {
-  const { seed, runs, steps, faults, excused, slowest, recovery, slowestExit, usage } = report;
+  const { seed, runs, steps, faults, excused, slowest, recovery, laggard, slowestExit, usage } =
+    report;
   const count = Object.values(runs).reduce((total, n) => total + n, 0);
   console.log(`
 Runs: ${count} (${list(runs)}); ${steps} executions of steps
@@ -19,6 +20,10 @@ Slowest run ${seconds(slowest.ms)} (${slowest.kind} ${slowest.runId}), last end 
 Processes at the end: ${usage
     .map((u) => `${u.role} ${u.megabytes} MB, ${u.handles} handles, ${u.connections} connections`)
     .join('; ')}`);
+  if (laggard) {
+    const lines = laggard.split('\n').map((line) => line.slice(0, 200));
+    console.log(`The run that ended last: ${lines.join('\n')}`);
+  }
   if (report.violations.length === 0) {
     console.log(`Seed ${seed}: nothing lost, nothing doubled`);
     return;
