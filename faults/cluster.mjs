@@ -23,7 +23,7 @@ import { moment } from './random.mjs';
  * @property {(loss: Loss) => void} [lost] called when clients have left the primary and WAL is lost
  */
 
-/** A standby is there within this, or never. */
+/** A running server can be copied within this, and a copy follows within this, or never. */
 const STANDBY_MS = 30_000;
 /** Clients that reach the standby before its promotion do so for this long. */
 const EARLY_MS = 1500;
@@ -66,8 +66,9 @@ export async function startCluster() {
   /** A standby that has all WAL. @param {Line} wal @param {boolean} synchronous commits wait for it from now on */
   const follow = (wal, synchronous) =>
     onPrimary(async (client) => {
-      const { standby, deadline } = await copy();
+      const standby = await copy();
       await standby.follow(Number(new URL(wal.url).port));
+      const deadline = Date.now() + STANDBY_MS;
       if (synchronous) {
         await client.query("ALTER SYSTEM SET synchronous_standby_names = '*'");
         await client.query('SELECT pg_reload_conf()');
@@ -93,7 +94,7 @@ export async function startCluster() {
     const deadline = Date.now() + STANDBY_MS;
     for (;;) {
       try {
-        return { standby: await primary.standby(), deadline };
+        return await primary.standby();
       } catch (error) {
         if (Date.now() > deadline) throw error;
         await sleep(200);
