@@ -22,7 +22,7 @@ const LIVE = 30;
 /** What is not over by then is stuck. */
 const FINISH_MS = 240_000;
 /** A run that ends so long after the last fault is described in the report. */
-const LATE_MS = 30_000;
+const LATE_MS = 60_000;
 /** To read what all runs have left behind. */
 const ANSWERS_MS = 120_000;
 /** A close takes 10 s at most for what runs, and then ends. */
