@@ -1,5 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { sleep } from 'workflow';
+import { start } from 'workflow/api';
 import { observed } from './ledger';
 
 async function add(a: number, b: number, ms: number) {
@@ -10,6 +11,12 @@ async function add(a: number, b: number, ms: number) {
 async function square(n: number, ms: number) {
   'use step';
   return observed('square', () => setTimeout(ms, n * n));
+}
+
+/** Occupies its slot until another run, whose step needs a slot too, has ended. */
+async function awaitChild(n: number) {
+  'use step';
+  return observed('awaitChild', async () => (await start(sequential, [n])).returnValue);
 }
 
 async function repeat<T>(value: T) {
@@ -40,6 +47,11 @@ export async function fanOut(width: number, ms = 0) {
 export async function race(width: number, first: number, ms: number) {
   'use workflow';
   return Promise.race(Array.from({ length: width }, (_, n) => square(n, n === 0 ? first : ms)));
+}
+
+export async function parent(n: number) {
+  'use workflow';
+  return awaitChild(n);
 }
 
 export async function echo(value: unknown) {
