@@ -114,7 +114,7 @@ export interface WorldHealth {
    * waits plays no part in it.
    */
   healthy: boolean;
-  /** What is wrong beside the database and the queue: leases of running steps that could not be renewed. */
+  /** Why leases of running steps could not be renewed, if they could not. */
   error?: string;
   /** Between `start()` and `close()`. */
   started: boolean;

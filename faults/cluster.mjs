@@ -27,7 +27,7 @@ import { moment } from './random.mjs';
 const STANDBY_MS = 30_000;
 /** Clients that reach the standby before its promotion do so for this long. */
 const EARLY_MS = 1500;
-/** What was committed so long before the standby was cut off may not have reached it. */
+/** Commits of this many ms before the standby was cut off may not have reached it. */
 const FLIGHT_MS = 500;
 
 /**

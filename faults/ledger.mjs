@@ -19,7 +19,7 @@ const DRAIN_MS = 10_000;
 const FROZEN_MS = 13_000;
 
 /**
- * What the workload itself did to processes.
+ * The harm that the workload itself did to processes.
  *
  * @param {Entry[]} entries
  * @param {Death[]} deaths

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const OVER = [409, 410];
 
 /**
- * What a client does in one scene, against all odds: until it has an answer, or `signal` ends the scene.
+ * The calls of a client in one scene. Each is repeated until it has an answer, or `signal` ends the scene.
  *
  * @param {{ client: import('../__test__/support/app.mjs').App, runs: Run[], scene: Run['scene'], signal: AbortSignal, tokens: () => string }} options
  */

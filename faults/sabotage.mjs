@@ -52,7 +52,7 @@ export async function sabotage({ pool, schema, queueSchema }) {
   return {
     role,
     insist,
-    /** Nobody but the session of this test touches the table meanwhile. @param {string} table @param {number} ms */
+    /** Only the session of this test can use the table meanwhile. @param {string} table @param {number} ms */
     async lock(table, ms) {
       const client = await pool.connect().catch(() => undefined);
       client?.on('error', () => {});

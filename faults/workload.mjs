@@ -143,7 +143,7 @@ export const kinds = {
         ({ value }) =>
           isStorm(value, branches, rounds),
     );
-    // What a watchdog takes about as long for.
+    // The callback comes at about the time at which the watchdog ends.
     await callBack(run, () => random.between(0, ms));
   },
 

@@ -10,7 +10,7 @@ import { appendLeased } from './executions.js';
 const KEY = Symbol.for('@workflow/world-postgres//replays');
 
 /**
- * What a replay decides. The SDK (`withPreconditionRetry`) answers the refusal of a stale one by reading the
+ * The events by which a replay decides. The SDK (`withPreconditionRetry`) answers the refusal of a stale one by reading the
  * log again, and then asks for the same event, which the longer log may not lead to: once it is in the
  * log, no replay can read it. wait_completed is not among them, because it is made before the replay.
  */

@@ -45,7 +45,7 @@ export function share(key, create, dispose) {
   };
 }
 
-/** What this process was told already. */
+/** The warnings that this process has logged already. */
 const TOLD = Symbol.for('@workflow/world-postgres//told');
 
 /**

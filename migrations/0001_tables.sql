@@ -56,8 +56,8 @@ CREATE TABLE :"schema".workflow_events (
   -- with the connection, is recognised.
   request_id     bigint,
   spec_version   integer,
-  -- What a replay waits for and did not write itself: the payloads of hooks, the ends of steps, sleeps that
-  -- were cut short. The 412 guard looks for them.
+  -- An event that a replay waits for and did not write itself: the payloads of hooks, the ends of steps, sleeps that
+  -- were cut short. A snapshot of the log that is older than such an event is refused (status 412).
   external       boolean NOT NULL DEFAULT false,
   data           text,
   payload        bytea,

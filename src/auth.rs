@@ -51,7 +51,7 @@ impl Tokens {
         self.0.iter().any(|token| KNOWN_TOKENS.contains(&token.as_str()))
     }
 
-    /// What the operator should be warned of. Never the token itself.
+    /// A warning for the operator, which never quotes the token.
     pub fn weakness(&self) -> Option<&'static str> {
         if self.has_known() {
             Some(

@@ -52,7 +52,7 @@ where
     })
 }
 
-/// What a caller is told whose answer can come no more, because the task that was to give it has panicked.
+/// The error of a call whose answer cannot come any more, because the task that should give it has panicked.
 pub fn unanswered<T>() -> Result<T> {
     Err(Error::Internal(
         "the task that was to answer has panicked; whether it had done its work is unknown".to_owned(),

@@ -25,7 +25,7 @@ async function timelessPlace(t, options) {
   return found;
 }
 
-/** What decides where the token lets in, and must not here. @param {Record<string, string | undefined>} [headers] */
+/** Headers that decide for deliveries with a token, and must not decide here. @param {Record<string, string | undefined>} [headers] */
 function headersOf(headers) {
   const all = {
     'x-vqs-queue-name': STEP,
@@ -214,7 +214,7 @@ describe('a request that QStash did not sign', () => {
         const signature = key === '' ? undefined : sign(key, claimsOf(url, Buffer.from(body)));
         const { status, executed, text } = await forge({ 'upstash-signature': signature });
         assert.deepEqual([status, executed], [401, 0]);
-        // Whose fault it is, a stranger need not know.
+        // The answer does not tell a stranger the reason.
         assert.doesNotMatch(text, /QSTASH/);
       }
     }

@@ -90,7 +90,7 @@ for (const proxy of ['http', 'function']) {
     assert.ok(Date.now() - start < 8_000, 'they came when the event loop turned again');
     // A running step keeps its lease.
     await until(async () => (await active()).join() === 'block');
-    // What comes now is not claimed there at all.
+    // The blocked process does not claim jobs that are pushed now.
     const late = ['f', 'g', 'h'];
     const before = Date.now();
     await Promise.all(late.map(push));

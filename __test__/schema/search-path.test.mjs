@@ -17,7 +17,7 @@ const [schema, queueSchema] = ['ours', 'ours_queue'];
 const admin = new pg.Pool({ connectionString: url.href, max: 1 });
 const own = new URL(url);
 own.pathname = `/${name}`;
-// What this test itself asks means what it says.
+// The traps must not catch the queries of this test itself.
 const options = '-c search_path=pg_catalog';
 const pool = new pg.Pool({ connectionString: own.href, max: 1, options });
 
@@ -102,7 +102,7 @@ async function setTraps(types) {
   await pool.query('RESET ROLE');
 }
 
-/** What of ours depends on something that is in `public`. */
+/** The objects of ours that depend on something in `public`. */
 async function hijacked() {
   const { rows } = await pool.query(`
     SELECT pg_describe_object(d.classid, d.objid, 0) AS ours, pg_describe_object(d.refclassid, d.refobjid, 0) AS theirs

@@ -919,7 +919,7 @@ describe('the guard of stateUpdatedAt', () => {
     }
     assert.equal((await lastOf(runId)).eventId, left.eventId);
     await events.create(runId, stepCreated(`step_${ulid()}`), snapshotOf(left));
-    // What was executed before is not lost with the log.
+    // The result of a step survives the loss of its start from the log.
     await events.create(runId, done);
     await events.create(runId, ENDS.completed, snapshotOf(await lastOf(runId)));
   });

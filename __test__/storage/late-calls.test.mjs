@@ -17,7 +17,7 @@ import {
 } from './fixture.mjs';
 
 /**
- * What the network delivers last: the first try of a call, after its repetition over another connection was
+ * Calls whose first try reaches PostgreSQL last, after their repetition over another connection was
  * committed.
  */
 const database = await testDatabase({ after });

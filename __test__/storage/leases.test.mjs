@@ -284,7 +284,7 @@ for (const outcome of [
     const { runId, stepId, deliver, begun, leaseUntil } = await step(
       async () => {
         await stale.promise;
-        // What the SDK does: it takes the step for finished, and leaves it alone.
+        // The SDK takes the step for finished then, and does nothing more with it.
         const error = await refusal(
           world.events.create(runId, { ...outcome, correlationId: stepId }),
         );

@@ -19,7 +19,7 @@ after(() => world.close());
 
 const seed = Number(process.env.TEST_SEED ?? Date.now() % 2 ** 31);
 const FAR = 10 ** 9;
-/** What a replay waits for, unless it wrote it itself: then it sends a snapshot. */
+/** Events that a replay waits for, unless it wrote them itself: then it sends a snapshot. */
 const EXTERNAL = new Set(['hook_received', 'step_completed', 'step_failed', 'wait_completed']);
 
 /**

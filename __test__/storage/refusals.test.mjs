@@ -51,7 +51,7 @@ async function worldOfRole(t, settings) {
 }
 
 /**
- * What a step does, and what others ask for meanwhile, while `disturbance` lasts: outcomes and chunks are there
+ * The calls of a step, and those of others beside it, while `disturbance` lasts: outcomes and chunks are there
  * once, and nobody is told anything but that the call may be repeated.
  *
  * @param {World} world

@@ -31,7 +31,7 @@ const other = openWorld(database, { securityToken, maxPoolSize: 5 });
 after(() => Promise.all([world.close(), other.close()]));
 
 /**
- * What happens while a delivery of the run is handled.
+ * Calls `replay` while a delivery of the run is handled.
  *
  * @template T
  * @param {World} at

@@ -45,7 +45,7 @@ async function httpProxy(tunnelTo) {
   return { seen, url: `http://127.0.0.1:${await portOf(server)}` };
 }
 
-/** What programs on a company's machine find in their environment. @param {string} url */
+/** The proxy variables of a company's machine. @param {string} url */
 const environment = (url) =>
   Object.fromEntries(
     ['HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'].flatMap((name) => [

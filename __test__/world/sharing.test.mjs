@@ -1,4 +1,4 @@
-// What Worlds of one process share, and what each of them has of its own.
+// The parts that Worlds of one process share, and those that each of them has for itself.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer } from 'node:http';

@@ -146,8 +146,8 @@ BEGIN
       GET DIAGNOSTICS taken = ROW_COUNT;
     END IF;
 
-    -- What can go on now, and did not go on here, others are told of. By a range and an order, as in
-    -- queue_claim: else the planner may read the whole backlog of a table that was never analyzed.
+    -- Other workers are told of jobs that may start now and did not start here. The look is a range with an order,
+    -- as in queue_claim, because the planner could otherwise read the whole backlog of a table that was never analyzed.
     IF cardinality(runs) > 0 AND taken >= COALESCE(most, 0) THEN
       IF queue = flows THEN
         PERFORM pg_notify(channel, queue) WHERE EXISTS (

@@ -38,7 +38,7 @@ const RESTING: usize = 2;
 const SURPLUS_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 5000 });
 /// How long statements that are under way when everything is closed may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one caller finds out about the server holds for all that ask within this time.
+/// A look at the server serves all callers that ask within this time.
 const FRESH: Duration = ENDING;
 /// How soon the server is asked whether a statement that was given up has ended, and how often later.
 const ASK_FIRST: Duration = Duration::from_millis(10);
@@ -143,7 +143,7 @@ impl Manager for Opener {
         // As plain text: poolers lose prepared statements.
         let mut row = Err(sqlx::Error::RowNotFound);
         if self.sessions {
-            // What waits for a lock then ends with its client. Not on every platform.
+            // A statement that waits for a lock then ends with its client. Some platforms do not have the setting.
             let introduction = format!(
                 "{INTRODUCTION}, pg_catalog.set_config('client_connection_check_interval', '1s', false)"
             );
@@ -178,8 +178,8 @@ impl Manager for Opener {
     }
 }
 
-/// Whoever drops it without [`Connection::give_back`] leaves it in the middle of an answer, or of a transaction. It
-/// is closed then, and keeps its place in the pool until its statement has ended in the server, too.
+/// A connection that is dropped without [`Connection::give_back`] is in the middle of an answer, or of a transaction.
+/// It is closed then, and keeps its place in the pool until its statement has ended in the server, too.
 pub struct Connection {
     object: Option<Object<Opener>>,
     /// The text of the statement that the server may be executing.

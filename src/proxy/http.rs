@@ -177,7 +177,7 @@ impl HttpProxy {
     /// A delivery that began and had no end of its own: the app may have died of it. Those to come wait
     /// until it answers.
     async fn broken(&self, error: String) -> Outcome {
-        // What it found is remembered.
+        // The probe records its result in `gone`.
         let _ = self.probe().await;
         Outcome::Failed { error }
     }

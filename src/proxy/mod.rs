@@ -89,7 +89,7 @@ pub fn check_answer(from: &str, answer: &Answer) -> std::result::Result<(), Stri
     }
 }
 
-/// What an answer of a World means for its delivery. `from` names who gave it.
+/// The meaning of a World's answer for its delivery. `from` names who gave it.
 pub fn outcome(from: &str, answer: &Answer) -> Outcome {
     let (status, body) = (answer.status, answer.body);
     let parsed = serde_json::from_slice::<Body>(body).ok();

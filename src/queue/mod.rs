@@ -63,11 +63,11 @@ pub enum Outcome {
     Failed {
         error: String,
     },
-    /// Nobody took the message, and the target takes no others either: no attempt was made.
+    /// The target takes no messages at all: no attempt was made.
     Unreachable {
         error: String,
     },
-    /// Nobody took this message, and the target takes others: no attempt was made.
+    /// The target did not take this message and takes others: no attempt was made.
     NotTaken {
         error: String,
     },

@@ -27,7 +27,7 @@ const PAUSE_IN_BACKLOG: f64 = 5.0;
 /// And this for each second that it took, if that is more: what takes long blocks the thread that the steps need.
 const PAUSE_PER_SECOND: f64 = 30.0;
 const LONGEST_PAUSE_IN_BACKLOG: Duration = Duration::from_secs(15);
-/// What a replay is taken to cost before one of the run was measured here.
+/// The assumed time of a replay of a run of which this process has measured none.
 const UNMEASURED: Duration = Duration::from_millis(50);
 /// How long a wake is held back at most that comes during a replay: the end of that brings it forward.
 const LONGEST_HOLD: Duration = Duration::from_secs(15);

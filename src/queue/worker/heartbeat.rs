@@ -29,7 +29,7 @@ impl Worker {
         self.pulses.heartbeat.touch();
         {
             let mut state = self.state();
-            // What is being settled is gone for a good reason.
+            // A claim that is being settled is expected to be gone.
             gone.retain(|claim| state.running.get(claim).is_some_and(|running| !running.settling));
             state.lose(&mut gone);
         }

@@ -304,8 +304,8 @@ impl Worker {
             let slots = state.slots_mut(kind);
             match push.delay {
                 delay if pushed.waits && !delay.is_zero() => slots.due_in(delay),
-                // What is quiet because its run was being delivered is seen by the turn that ends that
-                // delivery, unless it has ended meanwhile.
+                // A push that is quiet because its run was being delivered is found by the turn that ends
+                // that delivery, unless the delivery has ended meanwhile.
                 _ if pushed.waits && !(push.quiet && running) => slots.signal(),
                 _ => {}
             }

@@ -42,7 +42,7 @@ impl Worker {
             let mut state = self.state();
             for kind in swept.due {
                 let slots = state.slots_mut(kind);
-                // What it has found may be older than where the turns look from.
+                // The sweep may have found jobs that are older than the point from which the turns look.
                 if full {
                     slots.since = None;
                 }

@@ -12,7 +12,7 @@ use crate::queue::store::{Action, Claimed, Dead, Look, Settlement, Turn};
 use crate::queue::timing::{ALONE, CLAIM_AGAIN, SWEEP, backoff};
 use crate::queue::{Delivery, Kind, Level};
 
-/// What a turn has taken in hand. Dropped before its statement has succeeded, by an error or a panic, it
+/// The settlements and slots that a turn has taken. Dropped before its statement has succeeded, by an error or a panic, it
 /// gives all of that back.
 pub(super) struct Taken {
     worker: Arc<Worker>,

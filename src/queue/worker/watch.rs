@@ -22,7 +22,7 @@ use crate::queue::{Kind, Level};
 /// A process that uses less of a processor than this is idle.
 const IDLE: f64 = 0.5;
 
-/// What the watch knows of the event loop.
+/// The state of the event loop, as its ticks show it.
 #[derive(Default)]
 pub(super) struct Watch {
     ticks: u64,
@@ -40,7 +40,7 @@ pub(super) struct Watch {
 pub(super) struct Stall {
     lasts: Duration,
     ended: u64,
-    /// What the process had used of processors when it began.
+    /// The CPU time that the process had used when it began.
     cpu: Duration,
     /// When there were last made more slots.
     grown: Option<Instant>,

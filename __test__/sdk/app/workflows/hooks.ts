@@ -110,7 +110,7 @@ export async function storm(token: string, branches: number, rounds: number, ms:
           sleep(ms).then(() => 'watchdog'),
         ]);
         winners.push(winner);
-        // What follows depends on who won: a replay that sees another winner cannot read the log.
+        // The next step depends on the winner: a replay that sees another winner cannot read the log.
         if (winner === 'watchdog') await double(branch);
         else await note(branch, winner);
       }
