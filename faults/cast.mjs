@@ -47,6 +47,8 @@ export async function assembleCast(t, { line, env, log }) {
   /** @type {Map<Role, Member>} */
   const members = new Map();
   const member = (/** @type {Role} */ role) => /** @type {Member} */ (members.get(role));
+  /** The worker of its own delivers to the web process. @param {Role} role */
+  const executor = (role) => member(role === 'worker' ? 'web' : role);
   t.after(async () => {
     await Promise.all([...members.values()].map(({ app }) => app?.kill()));
   });
@@ -98,10 +100,19 @@ export async function assembleCast(t, { line, env, log }) {
     members: () => [...members.values()],
     client: /** @type {App} */ (member('client').app),
 
-    /** Whose steps suffer when something befalls a process. @param {Role} role @returns {number[]} pids */
-    executors(role) {
-      const pid = member(role === 'worker' ? 'web' : role).app?.pid;
-      return pid === undefined ? [] : [pid];
+    /** How many processes have had a role before, by `executors`. @param {Role} role */
+    predecessors: (role) => executor(role).former.length,
+
+    /**
+     * Whose steps suffer when something befalls a process, and those that came after it.
+     *
+     * @param {Role} role
+     * @param {number} predecessors that are left out
+     * @returns {number[]} pids
+     */
+    executors(role, predecessors) {
+      const { former, app } = executor(role);
+      return [...former, ...(app ? [app] : [])].slice(predecessors).map(({ pid }) => pid);
     },
 
     /** The process that has the role now. @param {Role} role @param {NodeJS.Signals} signal @param {{ clock?: number }} [options] */

@@ -25,7 +25,10 @@ import { canSkewClocks } from './cast.mjs';
 
 /** @typedef {'process' | 'line' | 'server' | 'sql' | 'http' | 'run'} Thing */
 
-/** Every role that holds leases. A step is executed under the lease of the worker that delivers it. */
+/**
+ * Every role that holds leases on messages. The web process executes steps under the lease of the worker that
+ * delivers them, and has a lease of its own on the step, which alone counts once a delivery is broken off.
+ */
 const workers = /** @type {const} */ (['http', 'function', 'worker']);
 const processes = /** @type {const} */ ([...workers, 'web']);
 const lines = /** @type {const} */ ([...processes, 'client']);

@@ -3,9 +3,10 @@
  * What befell processes, on the clock of `moment()`. `pids`: those whose steps in flight may run again
  * for it; none for a fault that repeats nothing. `drains`: only if the database was in trouble meanwhile,
  * or the process could not act. `loses`: PostgreSQL has forgotten what it was told meanwhile, whichever
- * process told it. `frozen`: the process whose event loop was blocked.
+ * process told it. `frozen`: the process whose event loop was blocked. `guarded`: a worker's lease on the
+ * message protects the steps, unless a fault of `http` has broken off its delivery.
  *
- * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean, drains?: boolean, loses?: boolean, frozen?: number }} Window
+ * @typedef {{ kind: string, from: number, to: number, pids: number[], database?: boolean, drains?: boolean, loses?: boolean, frozen?: number, guarded?: boolean, http?: boolean }} Window
  */
 /** @typedef {{ pid: number, moment: number }} Death of a process that one of its runs has killed */
 /** @typedef {{ begin: Entry, end: Entry | undefined }} Execution */
@@ -103,7 +104,8 @@ function excuse(execution, next, windows) {
       (window.pids.includes(begin.pid) &&
         window.from <= until &&
         window.to >= begin.moment &&
-        (!window.drains || isCutShort(window, windows))),
+        (!window.drains || isCutShort(window, windows)) &&
+        (!window.guarded || isBrokenOff(execution, window, windows))),
   )?.kind;
 }
 
@@ -121,6 +123,17 @@ export function mayBeForgotten({ begin, end }, settled, { from, to }) {
     (end !== undefined && end.moment <= to && settled >= from)
   );
 }
+
+/**
+ * Whether the delivery of a step may have been broken off before or while its process was in trouble. Then
+ * only the lease of that process itself keeps others from the step.
+ *
+ * @param {Execution} execution
+ * @param {Window} window
+ * @param {Window[]} windows
+ */
+const isBrokenOff = ({ begin }, window, windows) =>
+  windows.some(({ http, from, to }) => http && from <= window.to && to >= begin.moment);
 
 /** Whether a process that was told to end may have been unable to report its steps. @param {Window} window @param {Window[]} windows */
 function isCutShort({ from: told, pids }, windows) {

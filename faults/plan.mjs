@@ -72,7 +72,11 @@ async function strike(stage, { kind, role, drawn }, { tell, windows }) {
   tell(
     [kind, role, ...Object.entries(drawn).flat()].filter((word) => word !== undefined).join(' '),
   );
-  const executors = () => (role && repeats?.includes(role) ? stage.cast.executors(role) : []);
+  // A process may die meanwhile, and the fault hit its successor.
+  const predecessors = role ? stage.cast.predecessors(role) : 0;
+  const guarded = role === 'web' && repeats !== undefined && !repeats.includes(role);
+  const executors = () =>
+    role && (guarded || repeats?.includes(role)) ? stage.cast.executors(role, predecessors) : [];
   /** @type {Window} */
   const window = {
     kind,
@@ -81,6 +85,8 @@ async function strike(stage, { kind, role, drawn }, { tell, windows }) {
     pids: executors(),
     database: troublesDatabase(kind),
     drains,
+    guarded,
+    http: things(kind).includes('http'),
   };
   windows.push(window);
   const over = () => {

@@ -143,3 +143,14 @@ test('a step may not run again that began before a loss and ended after it', () 
   const loss = lossWindows([{ from: 2000, to: 4000 }]);
   assert.equal(judge([...long, ...again], loss).unexcused.length, 1);
 });
+
+test('a worker protects a step of a process that is cut off, until its delivery is broken off', () => {
+  const long = [entry('begin', 1000), entry('end', 20_000)];
+  const cutOff = window({ kind: 'partition', from: 2000, to: 8500, guarded: true });
+  assert.equal(judge([...long, ...again], [cutOff]).unexcused.length, 1);
+  const before = window({ kind: 'http-cut', from: 500, to: 600, pids: [], http: true });
+  assert.equal(judge([...long, ...again], [cutOff, before]).unexcused.length, 1);
+  const meanwhile = window({ kind: 'http-cut', from: 1500, to: 1500, pids: [], http: true });
+  assert.equal(judge([...long, ...again], [cutOff, meanwhile]).unexcused.length, 0);
+  assert.equal(judge([...long, ...again], [meanwhile]).unexcused.length, 1);
+});
