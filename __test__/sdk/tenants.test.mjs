@@ -240,11 +240,11 @@ for (const [layout, share] of Object.entries(layouts)) {
       );
     }
     const purge = await readFile(path.join(root, 'src/queue/sql/purge.sql'), 'utf8');
-    const { pool, queueSchema } = two.database;
-    await pool.query(purge.replaceAll(':"queue_schema"', queueSchema), [
-      `${two.jobPrefix}flows`,
-      `${two.jobPrefix}steps`,
-    ]);
+    const { pool, schema, queueSchema } = two.database;
+    const statement = purge
+      .replaceAll(':"schema"', schema)
+      .replaceAll(':"queue_schema"', queueSchema);
+    await pool.query(statement, [`${two.jobPrefix}flows`, `${two.jobPrefix}steps`, 600_000]);
     assert.deepEqual(await jobsOf(two), []);
     assert.equal((await jobsOf(one)).length, 2);
   });
