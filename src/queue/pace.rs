@@ -5,8 +5,8 @@
 //! leave the steps little of that thread. So while several steps of a run are running here, replays take only a
 //! part of the time:
 //!
-//! * a sixth, and less where a replay takes long, as long as more steps wait for a slot: a replay could not help
-//!   those, but it may decide a race;
+//! * a sixth for all such runs together, and less where a replay takes long, as long as more steps wait for a slot:
+//!   a replay could not help those, but it may decide a race;
 //! * a third otherwise: a wake during a replay, or soon after it, waits for twice the time that the replay took.
 //!
 //! The end of a fan-out is never late: the wake of the last running step is not held back, and brings
@@ -22,7 +22,7 @@ use super::store::Push;
 /// The pause after a replay, in replays.
 const PAUSE: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same while steps wait for a slot: this for a replay of up to 167 ms.
+/// The same while steps wait for a slot, for each run that is replayed meanwhile: this for a replay of up to 167 ms.
 const PAUSE_IN_BACKLOG: f64 = 5.0;
 /// And this for each second that it took, if that is more: what takes long blocks the thread that the steps need.
 const PAUSE_PER_SECOND: f64 = 30.0;
@@ -65,8 +65,10 @@ pub struct Situation {
 
 impl Pace {
     /// How long the next replay should wait.
-    fn rest(&self, backlog: bool) -> Duration {
-        self.last.map_or(Duration::ZERO, |(took, ended)| pause(took, backlog).saturating_sub(ended.elapsed()))
+    fn rest(&self, backlog: bool, crowd: u32) -> Duration {
+        let rest =
+            |(took, ended): (Duration, Instant)| pause(took, backlog, crowd).saturating_sub(ended.elapsed());
+        self.last.map_or(Duration::ZERO, rest)
     }
 }
 
@@ -92,14 +94,16 @@ impl Paces {
         }
         let pace = self.pace(run);
         pace.last = Some((took, Instant::now()));
-        pace.held.is_some().then(|| pause(took, backlog))
+        let holds = pace.held.is_some();
+        holds.then(|| pause(took, backlog, self.crowd()))
     }
 
     /// The wake to bring forward when the pause after a replay is over; otherwise how long to wait before this is
     /// asked again, if a wake is held back.
     pub fn due(&mut self, run: &str, backlog: bool) -> Result<Push, Option<Duration>> {
+        let crowd = self.crowd();
         let Some(pace) = self.runs.get_mut(run) else { return Err(None) };
-        let rest = pace.rest(backlog);
+        let rest = pace.rest(backlog, crowd);
         let wake = pace.held.take_if(|_| rest.is_zero());
         wake.map(at_once).ok_or_else(|| pace.held.is_some().then_some(rest))
     }
@@ -113,8 +117,8 @@ impl Paces {
         let delay = match pace {
             // How long this replay takes, its end will tell.
             _ if situation.replaying => LONGEST_HOLD,
-            Some(pace) => pace.rest(situation.backlog),
-            None if situation.backlog => pause(UNMEASURED, true),
+            Some(pace) => pace.rest(situation.backlog, self.crowd()),
+            None if situation.backlog => pause(UNMEASURED, true, self.crowd()),
             None => return,
         };
         if delay > wake.delay {
@@ -136,6 +140,12 @@ impl Paces {
         self.runs.get(run).is_some_and(|pace| pace.held.is_some())
     }
 
+    /// How many runs share the time for replays now.
+    fn crowd(&self) -> u32 {
+        let held = self.runs.values().filter(|pace| pace.held.is_some());
+        u32::try_from(held.count()).unwrap_or(u32::MAX).max(1)
+    }
+
     fn pace(&mut self, run: &str) -> &mut Pace {
         let now = Instant::now();
         if self.looked.is_none_or(|at| now - at >= LOOK_FOR_FORGOTTEN) {
@@ -148,10 +158,11 @@ impl Paces {
     }
 }
 
-fn pause(took: Duration, backlog: bool) -> Duration {
+/// `crowd`: how many runs share the time for replays.
+fn pause(took: Duration, backlog: bool, crowd: u32) -> Duration {
     if backlog {
         let took = took.min(LONGEST_PAUSE_IN_BACKLOG);
-        let replays = PAUSE_IN_BACKLOG.max(PAUSE_PER_SECOND * took.as_secs_f64());
+        let replays = PAUSE_IN_BACKLOG.max(PAUSE_PER_SECOND * took.as_secs_f64()) * f64::from(crowd);
         took.mul_f64(replays).min(LONGEST_PAUSE_IN_BACKLOG)
     } else {
         took.saturating_mul(PAUSE).min(LONGEST_PAUSE)

@@ -476,7 +476,8 @@ impl Worker {
             None => return,
             Some(Pacing::Wake(wake)) => wake,
             Some(Pacing::Pause { run, mut pause }) => loop {
-                sleep(pause).await;
+                // Asked again soon: the backlog may end meanwhile, and the last step of the run with it.
+                sleep(pause.min(CLAIM_AGAIN)).await;
                 let mut state = self.state();
                 let backlog = state.slots(Kind::Step).backlog;
                 let steps = state.delivering(Kind::Step, &run);
@@ -485,7 +486,7 @@ impl Worker {
                 }
                 match state.paces.due(&run, backlog) {
                     Ok(wake) => break wake,
-                    Err(Some(rest)) if !state.closing => pause = rest.max(CLAIM_AGAIN),
+                    Err(Some(rest)) if !state.closing => pause = rest,
                     Err(_) => return,
                 }
             },
