@@ -104,7 +104,7 @@ export async function assembleCast(t, { line, env, log }) {
     predecessors: (role) => executor(role).former.length,
 
     /**
-     * Whose steps suffer when something befalls a process, and those that came after it.
+     * The processes whose steps suffer from a fault at this one, and its successors.
      *
      * @param {Role} role
      * @param {number} predecessors that are left out

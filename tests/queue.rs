@@ -1895,7 +1895,7 @@ async fn a_message_that_two_processes_died_with_is_delivered_beside_nothing_else
     assert_eq!(target.count(), 31);
 }
 
-// What PostgreSQL refuses.
+// Rows that PostgreSQL refuses to write.
 
 async fn refuse(place: &Place, event: &str, row: &str, run: &str) {
     place
